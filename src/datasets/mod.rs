@@ -1,0 +1,132 @@
+//! Work units and readers: one file per dataset format, over any object store.
+//!
+//! A [`Reader`] lists the work units of a dataset and reads one of them at a time into an [`Output`]. Units are the grain of
+//! commit and retry; their names and order depend on the dataset alone, never on the store or the run.
+
+use crate::reject::{Reason, Reject};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use std::ops::Range;
+
+/// A part of a dataset that is read, committed and retried as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name: path relative to the dataset's root, plus a range where it is a part of one: `train/0001.tar`,
+    /// `train@000000000-000005000`.
+    pub name: String,
+    /// The objects it reads, relative to the dataset's root, with their sizes.
+    pub sources: Vec<Source>,
+    /// Which of the source's samples it holds, where it is a slice.
+    pub range: Option<Range<u64>>,
+}
+
+/// An object a unit reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Path relative to the dataset's root.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Entity tag, where the store has one that survives a copy (none on local disks).
+    pub etag: Option<String>,
+}
+
+/// One sample as it lies in the dataset: encoded image bytes and what is known of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The shard or file it came from, relative to the dataset's root.
+    pub source: String,
+    /// Its name within the source: WebDataset key, file path, LMDB key.
+    pub key: String,
+    /// Position in the unit, counted over all samples, rejected ones included.
+    pub index: u64,
+    /// Class, when the dataset has one.
+    pub label: Option<i32>,
+    /// Caption, when the dataset has one.
+    pub caption: Option<String>,
+    /// The image file's bytes, of any format.
+    pub image: Bytes,
+}
+
+/// What a reader finds in a unit, in the unit's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Sample(Sample),
+    Reject(Reject),
+}
+
+/// Why a dataset, or a unit of it, could not be read. Bad samples are not errors: they become [`Reject`]s.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    /// The dataset is not what the pipeline says: wrong URL, empty listing, unreadable list file.
+    #[error("{0}")]
+    Config(String),
+    /// The store failed, after its own retries.
+    #[error("cannot read {path}: {source}")]
+    Store {
+        path: String,
+        #[source]
+        source: object_store::Error,
+    },
+    /// The object is not the one that was listed.
+    #[error("{path} changed while it was being read ({detail}); run the command again once it is stable")]
+    Changed { path: String, detail: String },
+    /// Nobody is listening any more: the run is being cancelled.
+    #[error("the run was cancelled")]
+    Cancelled,
+}
+
+/// Where a reader puts what it finds: a bounded channel, so that sending waits while the run is busy.
+#[derive(Clone, Debug)]
+pub struct Output {
+    sender: async_channel::Sender<Entry>,
+}
+
+impl Output {
+    /// An output and the receiving end of its channel, which holds at most `capacity` entries.
+    pub fn channel(capacity: usize) -> (Output, async_channel::Receiver<Entry>) {
+        let (sender, receiver) = async_channel::bounded(capacity.max(1));
+        (Output { sender }, receiver)
+    }
+
+    /// Passes a sample on.
+    pub async fn sample(&self, sample: Sample) -> Result<(), DatasetError> {
+        self.send(Entry::Sample(sample)).await
+    }
+
+    /// Reports a sample, or the rest of a container, that cannot be read.
+    pub async fn reject(
+        &self,
+        unit: &Unit,
+        source: &str,
+        key: &str,
+        index: u64,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Result<(), DatasetError> {
+        self.send(Entry::Reject(Reject {
+            source: source.to_owned(),
+            key: key.to_owned(),
+            index,
+            unit: unit.name.clone(),
+            stage: "read",
+            reason,
+            message: message.into(),
+        }))
+        .await
+    }
+
+    async fn send(&self, entry: Entry) -> Result<(), DatasetError> {
+        self.sender.send(entry).await.map_err(|_| DatasetError::Cancelled)
+    }
+}
+
+/// A dataset format. Implement it for a format of one's own; `tests/readers.rs` is the suite every reader passes.
+pub trait Reader: Send + Sync {
+    /// All work units of the dataset, in the dataset's order: the same names on every store.
+    fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>>;
+
+    /// Reads one unit into `out`, in order. What can be read is sent even where the rest is broken; an error means that the
+    /// unit must be tried again as a whole.
+    fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>>;
+}

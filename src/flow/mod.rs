@@ -1,0 +1,1 @@
+//! The async engine: bounded stages that carry items, and nothing about images.

@@ -1,0 +1,1 @@
+//! Encoded bytes to RGB crops and back: plain buffers, no tensors.

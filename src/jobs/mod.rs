@@ -1,0 +1,1 @@
+//! The user's commands, each read top to bottom as the data flows.

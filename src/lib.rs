@@ -1,0 +1,21 @@
+//! `imagebart`: image datasets to discrete latents, streaming from object storage to Parquet.
+//!
+//! The rooms of the house, in the order the data flows:
+//!
+//! - [`datasets`] lists a dataset's work units and reads their samples from any object store;
+//! - [`imaging`] turns encoded bytes into RGB crops;
+//! - [`torch`] and [`vqgan`] turn crops into token grids and back;
+//! - [`tables`] writes token grids to Parquet, one atomic commit per work unit;
+//! - [`flow`] carries the items between them over bounded channels;
+//! - [`jobs`] are the user's commands, each a short program over the rooms above.
+
+pub mod config;
+pub mod datasets;
+pub mod flow;
+pub mod imaging;
+pub mod jobs;
+pub mod random;
+pub mod reject;
+pub mod tables;
+pub mod torch;
+pub mod vqgan;

@@ -1,0 +1,1 @@
+//! The Parquet tables: schemas, writers and readers, commit protocol, identity and provenance.

@@ -1,0 +1,1 @@
+//! libtorch: device choice, CUDA at run time, weights on disk.

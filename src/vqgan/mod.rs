@@ -1,0 +1,1 @@
+//! The VQGAN: image to token grid and back (Esser, Rombach, Ommer, CVPR 2021).
