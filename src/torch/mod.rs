@@ -1,1 +1,4 @@
 //! libtorch: device choice, CUDA at run time, weights on disk.
+
+pub mod spec;
+pub mod weights;
