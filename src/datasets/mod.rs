@@ -3,6 +3,26 @@
 //! A [`Reader`] lists the work units of a dataset and reads one of them at a time into an [`Output`]. Units are the grain of
 //! commit and retry; their names and order depend on the dataset alone, never on the store or the run.
 
+mod brace;
+mod folder;
+mod input;
+mod listing;
+mod open;
+mod range_reader;
+mod samples;
+mod store;
+mod tar;
+mod task;
+mod webdataset;
+
+pub use brace::{BraceError, expand, split_list};
+pub use folder::Folder;
+pub use listing::{Listing, Wanted};
+pub use open::{Captions, DatasetOptions, Format, Labels, open};
+pub use range_reader::{Object, RangeReader, ReadAhead};
+pub use store::Location;
+pub use webdataset::WebDataset;
+
 use crate::reject::{Reason, Reject};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -16,11 +36,11 @@ pub struct Unit {
     pub name: String,
     /// The objects it reads, relative to the dataset's root, with their sizes.
     pub sources: Vec<Source>,
-    /// Which of the source's samples it holds, where it is a slice.
+    /// Which of the source's samples (or of the dataset's files) it holds, where it is a slice.
     pub range: Option<Range<u64>>,
 }
 
-/// An object a unit reads.
+/// An object a unit reads, or a block of many small objects taken as one (see [`Folder`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Path relative to the dataset's root.
