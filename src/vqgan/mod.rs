@@ -1,5 +1,6 @@
 //! The VQGAN: image to token grid and back (Esser, Rombach, Ommer, CVPR 2021).
 
 pub mod config;
+pub mod infer;
 
 pub use config::{ConfigError, VqganConfig};
