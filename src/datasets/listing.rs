@@ -50,7 +50,8 @@ impl Wanted {
 impl Listing {
     /// Finds the objects `location` stands for. An empty result, or a missing object, is a [`DatasetError::Config`].
     pub async fn find(location: &Location, wanted: &Wanted) -> Result<Listing, DatasetError> {
-        let mut found = Finder { location, wanted, metas: Vec::new(), roots: Vec::new(), named: Vec::new(), ignored: 0 };
+        let mut found =
+            Finder { location, wanted, metas: Vec::new(), roots: Vec::new(), named: Vec::new(), ignored: 0 };
         for part in &location.patterns {
             found.part(part).await?;
         }
@@ -118,7 +119,9 @@ impl Finder<'_> {
         for pattern in &expanded {
             if is_glob(pattern) {
                 self.glob(pattern).await?;
-            } else if !pattern.ends_with('/') && !pattern.is_empty() && (self.wanted.matches(pattern) || !self.location.lists)
+            } else if !pattern.ends_with('/')
+                && !pattern.is_empty()
+                && (self.wanted.matches(pattern) || !self.location.lists)
             {
                 self.named.push((self.metas.len(), pattern.clone()));
             } else if self.prefix(pattern).await? {
@@ -206,7 +209,9 @@ impl Finder<'_> {
             if self.named.len() == 1 {
                 return Err(DatasetError::Config(format!("{url} does not exist")));
             }
-            return Err(DatasetError::Config(format!("{n} of the {of} objects that {url} names do not exist: {first}")));
+            return Err(DatasetError::Config(format!(
+                "{n} of the {of} objects that {url} names do not exist: {first}"
+            )));
         }
         let mut listed = std::mem::take(&mut self.metas).into_iter().enumerate().peekable();
         for ((at, _), meta) in self.named.iter().zip(answers) {

@@ -8,6 +8,7 @@ pub mod config;
 pub mod decoder;
 pub mod encoder;
 pub mod gumbel;
+pub mod infer;
 pub mod network;
 pub mod ops;
 pub mod quantizer;
