@@ -14,6 +14,7 @@ pub mod datasets;
 pub mod flow;
 pub mod imaging;
 pub mod jobs;
+pub mod launch;
 pub mod random;
 pub mod reject;
 pub mod tables;
