@@ -24,8 +24,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use tokio::sync::OnceCell;
 
-const IMAGES: Wanted =
-    Wanted { what: "images", extensions: &[".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"] };
+const IMAGES: Wanted = Wanted { what: "images", extensions: &[".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"] };
 /// A list file larger than this is taken for a mistake.
 const MAX_LIST_BYTES: u64 = 1 << 30;
 const NAMED_IN_MESSAGE: usize = 5;
@@ -86,7 +85,9 @@ impl Folder {
             && names.len() as u64 > u64::from(classes)
         {
             let found = names.len();
-            return Err(DatasetError::Config(format!("{url} has {found} directories, but dataset.classes = {classes}")));
+            return Err(DatasetError::Config(format!(
+                "{url} has {found} directories, but dataset.classes = {classes}"
+            )));
         }
         Ok(names.into_iter().map(str::to_owned).collect())
     }
@@ -188,7 +189,8 @@ impl Ahead<'_> {
         while let Some(file) = self.rest.as_slice().first() {
             let fetched = file.size > 0 && file.size <= options.max_bytes;
             let cost = if fetched { file.size } else { 0 };
-            let room = self.pending.len() < options.parallel_files && self.bytes.saturating_add(cost) <= options.ahead_bytes;
+            let room =
+                self.pending.len() < options.parallel_files && self.bytes.saturating_add(cost) <= options.ahead_bytes;
             if !room && !self.pending.is_empty() {
                 break;
             }
@@ -251,7 +253,9 @@ fn select(files: &mut Vec<Source>, list: &str, text: &str) -> Result<(), Dataset
     }
     if let Some((base, places)) = by_base.iter().filter(|(_, places)| places.len() > 1).min() {
         let n = places.len();
-        return Err(DatasetError::Config(format!("dataset.list = {list}: {n} files are called {base}; write their paths")));
+        return Err(DatasetError::Config(format!(
+            "dataset.list = {list}: {n} files are called {base}; write their paths"
+        )));
     }
     let found = |name: &&str| paths.contains(*name) || by_base.contains_key(*name);
     let mut missing: Vec<&str> = names.iter().copied().filter(|name| !found(name)).collect();

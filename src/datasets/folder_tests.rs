@@ -21,8 +21,14 @@ fn a_list_names_paths_or_base_names() {
 #[test]
 fn a_list_that_does_not_fit_is_one_sentence() {
     let tree = &["0/a.png", "1/a.png"];
-    assert_eq!(selected(tree, "a.png").unwrap_err(), "dataset.list = list.txt: 2 files are called a.png; write their paths");
-    assert_eq!(selected(tree, "x\ny\n0/a.png").unwrap_err(), "2 of the 3 names in list.txt are not in the folder: x, y");
+    assert_eq!(
+        selected(tree, "a.png").unwrap_err(),
+        "dataset.list = list.txt: 2 files are called a.png; write their paths"
+    );
+    assert_eq!(
+        selected(tree, "x\ny\n0/a.png").unwrap_err(),
+        "2 of the 3 names in list.txt are not in the folder: x, y"
+    );
     assert!(selected(tree, "\n \n").unwrap_err().contains("names no files"));
 }
 

@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// The most objects one URL may name by braces.
 const MAX_NAMES: u64 = 1_000_000;
@@ -50,7 +51,8 @@ impl Wanted {
 impl Listing {
     /// Finds the objects `location` stands for. An empty result, or a missing object, is a [`DatasetError::Config`].
     pub async fn find(location: &Location, wanted: &Wanted) -> Result<Listing, DatasetError> {
-        let mut found = Finder { location, wanted, metas: Vec::new(), roots: Vec::new(), named: Vec::new(), ignored: 0 };
+        let mut found =
+            Finder { location, wanted, metas: Vec::new(), roots: Vec::new(), named: Vec::new(), ignored: 0 };
         for part in &location.patterns {
             found.part(part).await?;
         }
@@ -118,7 +120,9 @@ impl Finder<'_> {
         for pattern in &expanded {
             if is_glob(pattern) {
                 self.glob(pattern).await?;
-            } else if !pattern.ends_with('/') && !pattern.is_empty() && (self.wanted.matches(pattern) || !self.location.lists)
+            } else if !pattern.ends_with('/')
+                && !pattern.is_empty()
+                && (self.wanted.matches(pattern) || !self.location.lists)
             {
                 self.named.push((self.metas.len(), pattern.clone()));
             } else if self.prefix(pattern).await? {
@@ -188,14 +192,8 @@ impl Finder<'_> {
         if self.named.is_empty() {
             return Ok(());
         }
-        let store = &self.location.store;
-        let requests = self.named.iter().map(|(_, name)| async move {
-            let path = parse_path(name)?;
-            Ok::<_, DatasetError>(match store.head(&path).await {
-                Err(object_store::Error::NotFound { .. }) => None,
-                other => Some(other.map_err(|e| refused(self.location, e))?),
-            })
-        });
+        let location = Arc::new(self.location.clone());
+        let requests = self.named.clone().into_iter().map(move |(_, name)| head(Arc::clone(&location), name));
         let answers: Vec<Option<ObjectMeta>> =
             futures::stream::iter(requests).buffered(PARALLEL_HEADS).try_collect().await?;
         let missing: Vec<&str> =
@@ -206,7 +204,9 @@ impl Finder<'_> {
             if self.named.len() == 1 {
                 return Err(DatasetError::Config(format!("{url} does not exist")));
             }
-            return Err(DatasetError::Config(format!("{n} of the {of} objects that {url} names do not exist: {first}")));
+            return Err(DatasetError::Config(format!(
+                "{n} of the {of} objects that {url} names do not exist: {first}"
+            )));
         }
         let mut listed = std::mem::take(&mut self.metas).into_iter().enumerate().peekable();
         for ((at, _), meta) in self.named.iter().zip(answers) {
@@ -217,6 +217,14 @@ impl Finder<'_> {
         }
         self.metas.extend(listed.map(|(_, meta)| meta));
         Ok(())
+    }
+}
+
+/// What the store knows of one object; `None` if it is not there.
+async fn head(location: Arc<Location>, name: String) -> Result<Option<ObjectMeta>, DatasetError> {
+    match location.store.head(&parse_path(&name)?).await {
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        other => other.map(Some).map_err(|e| refused(&location, e)),
     }
 }
 

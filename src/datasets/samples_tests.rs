@@ -74,7 +74,10 @@ fn what_is_wrong_is_told() {
     link.member("jpg", Kind::Other("symbolic link"), 0, 10);
     assert!(matches!(link.finish(&options()), Outcome::Bad { reason: Reason::NotARegularFile, .. }));
     for key in ["../x", "/x", "a/../b", "a\\b", "a\0"] {
-        assert!(matches!(group(key, &[("jpg", b"i")]).finish(&options()), Outcome::Bad { reason: Reason::UnsafePath, .. }));
+        assert!(matches!(
+            group(key, &[("jpg", b"i")]).finish(&options()),
+            Outcome::Bad { reason: Reason::UnsafePath, .. }
+        ));
     }
 }
 

@@ -42,7 +42,8 @@ impl fmt::Debug for Location {
 impl Location {
     /// Opens the store that `url` names: a URL, a local path, or several of one store joined with `::`.
     pub async fn open(url: &str) -> Result<Location, DatasetError> {
-        let parts: Vec<Address> = super::brace::split_list(url).into_iter().map(Address::parse).collect::<Result<_, _>>()?;
+        let parts: Vec<Address> =
+            super::brace::split_list(url).into_iter().map(Address::parse).collect::<Result<_, _>>()?;
         let [first, ..] = &parts[..] else { return Err(config("dataset.url is empty".into())) };
         if let Some(other) = parts.iter().find(|part| (part.scheme, &part.host) != (first.scheme, &first.host)) {
             let (a, b) = (first.base(), other.base());
@@ -60,7 +61,8 @@ impl Location {
 
     /// A location in a store of one's own (an in-memory one in tests); `pattern` as in [`Location::open`], without scheme.
     pub fn in_store(store: Arc<dyn ObjectStore>, pattern: &str) -> Location {
-        let patterns = super::brace::split_list(pattern).into_iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
+        let patterns =
+            super::brace::split_list(pattern).into_iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
         Location { store, url: pattern.to_owned(), patterns, lists: true, lasting_etags: false }
     }
 }
@@ -110,7 +112,9 @@ impl Address {
             _ => return Err(config(format!("{prefix}:// is not a store known here: {}", KNOWN))),
         };
         // az://container@account.host is an address; any other `@` is a name and a password.
-        if host.contains('@') && (scheme != Scheme::Azure || host.split('@').next().is_some_and(|user| user.contains(':'))) {
+        if host.contains('@')
+            && (scheme != Scheme::Azure || host.split('@').next().is_some_and(|user| user.contains(':')))
+        {
             let host = host.rsplit('@').next().unwrap_or_default();
             return Err(config(format!("the URL of {prefix}://{host} carries a password: {CREDENTIALS}")));
         }
@@ -146,7 +150,8 @@ impl Address {
             Scheme::Local => Ok(Arc::new(LocalFileSystem::new())),
             Scheme::Http => {
                 let options = ClientOptions::new().with_allow_http(true).with_timeout(TIMEOUT);
-                let builder = HttpBuilder::new().with_url(self.base()).with_client_options(options).with_retry(retries());
+                let builder =
+                    HttpBuilder::new().with_url(self.base()).with_client_options(options).with_retry(retries());
                 Ok(Arc::new(builder.build().map_err(failed)?))
             }
             Scheme::S3 => {
@@ -170,8 +175,9 @@ impl Address {
             }
             Scheme::Azure => {
                 let timeout = AzureConfigKey::Client(ClientConfigKey::Timeout);
-                let builder =
-                    MicrosoftAzureBuilder::from_env().with_url(format!("{}/", self.base())).with_config(timeout, SECONDS);
+                let builder = MicrosoftAzureBuilder::from_env()
+                    .with_url(format!("{}/", self.base()))
+                    .with_config(timeout, SECONDS);
                 if !anonymous("AZURE_SKIP_SIGNATURE") {
                     let probe = builder.clone().with_retry(one_retry()).build().map_err(failed)?;
                     probe.credentials().get_credential().await.map_err(|e| self.no_credentials(&e))?;
@@ -202,7 +208,9 @@ pub(super) fn credentials_hint(url: &str) -> &'static str {
         "s3" | "s3a" => {
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true if the bucket is public"
         }
-        "gs" => "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or GOOGLE_SKIP_SIGNATURE=true if the bucket is public",
+        "gs" => {
+            "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or GOOGLE_SKIP_SIGNATURE=true if the bucket is public"
+        }
         "az" | "adl" | "azure" | "abfs" | "abfss" => {
             "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_SKIP_SIGNATURE=true if it is public"
         }
@@ -211,7 +219,8 @@ pub(super) fn credentials_hint(url: &str) -> &'static str {
 }
 
 fn anonymous(variable: &str) -> bool {
-    std::env::var(variable).is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
+    std::env::var(variable)
+        .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
 }
 
 /// The store's own retries: what can pass (timeouts, 429, 5xx, broken bodies), bounded, logged by `object_store` at level info.
@@ -272,7 +281,10 @@ mod tests {
         };
         assert_eq!(parts("s3://b/x/{0..3}.tar"), (Scheme::S3, "b".into(), "x/{0..3}.tar".into()));
         assert_eq!(parts("gs://b"), (Scheme::Gcs, "b".into(), String::new()));
-        assert_eq!(parts("abfss://c@a.dfs.core.windows.net/p/"), (Scheme::Azure, "c@a.dfs.core.windows.net".into(), "p/".into()));
+        assert_eq!(
+            parts("abfss://c@a.dfs.core.windows.net/p/"),
+            (Scheme::Azure, "c@a.dfs.core.windows.net".into(), "p/".into())
+        );
         assert_eq!(parts("http://h:80/a%20b.tar"), (Scheme::Http, "h:80".into(), "a b.tar".into()));
         assert_eq!(parts("file:///a/b%20c/"), (Scheme::Local, String::new(), "a/b c/".into()));
         assert_eq!(parts("/a/./b/../c"), (Scheme::Local, String::new(), "a/c".into()));

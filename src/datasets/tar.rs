@@ -106,7 +106,14 @@ impl Tar {
         }
     }
 
-    async fn member(&mut self, header: &Header<'_>, flag: u8, size: u64, local: Overrides, at: u64) -> Result<Member, TarError> {
+    async fn member(
+        &mut self,
+        header: &Header<'_>,
+        flag: u8,
+        size: u64,
+        local: Overrides,
+        at: u64,
+    ) -> Result<Member, TarError> {
         let name = local.name.or_else(|| self.global.name.clone()).unwrap_or_else(|| header.name());
         let size = local.size.or(self.global.size).unwrap_or(size);
         let kind = match flag {

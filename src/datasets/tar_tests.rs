@@ -1,6 +1,6 @@
 use super::*;
-use crate::datasets::range_reader::{Object, ReadAhead};
 use crate::datasets::Source;
+use crate::datasets::range_reader::{Object, ReadAhead};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -154,7 +154,10 @@ fn breaks_are_told_from_the_end() {
     assert_eq!(ended(good[..2048 + 512].to_vec()), (2, String::new()));
     assert!(ended(good[..2048].to_vec()).1.contains("end mark"));
     assert!(ended(good[..1024 + 100].to_vec()).1.contains("header is cut"));
-    assert_eq!(ended(good[..1024 + 512 + 1].to_vec()), (1, "the archive ends early at byte 1536: a member is cut".into()));
+    assert_eq!(
+        ended(good[..1024 + 512 + 1].to_vec()),
+        (1, "the archive ends early at byte 1536: a member is cut".into())
+    );
     let mut flipped = good.clone();
     flipped[1024] ^= 1;
     assert_eq!(ended(flipped), (1, "the archive is damaged at byte 1024: the checksum of a header is wrong".into()));

@@ -49,7 +49,10 @@ impl WebDataset {
 
     async fn read_shard(&self, unit: &Unit, out: &Output) -> Result<(), DatasetError> {
         let [source] = &unit.sources[..] else {
-            return Err(DatasetError::Config(format!("{} is no unit of a WebDataset: it has not one source", unit.name)));
+            return Err(DatasetError::Config(format!(
+                "{} is no unit of a WebDataset: it has not one source",
+                unit.name
+            )));
         };
         let path = self.listing().await?.location(&source.path)?;
         let object = Object::new(self.location.store.clone(), path, source, &self.options.read_ahead);
