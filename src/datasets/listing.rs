@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// The most objects one URL may name by braces.
 const MAX_NAMES: u64 = 1_000_000;
@@ -191,14 +192,8 @@ impl Finder<'_> {
         if self.named.is_empty() {
             return Ok(());
         }
-        let store = &self.location.store;
-        let requests = self.named.iter().map(|(_, name)| async move {
-            let path = parse_path(name)?;
-            Ok::<_, DatasetError>(match store.head(&path).await {
-                Err(object_store::Error::NotFound { .. }) => None,
-                other => Some(other.map_err(|e| refused(self.location, e))?),
-            })
-        });
+        let location = Arc::new(self.location.clone());
+        let requests = self.named.clone().into_iter().map(move |(_, name)| head(Arc::clone(&location), name));
         let answers: Vec<Option<ObjectMeta>> =
             futures::stream::iter(requests).buffered(PARALLEL_HEADS).try_collect().await?;
         let missing: Vec<&str> =
@@ -222,6 +217,14 @@ impl Finder<'_> {
         }
         self.metas.extend(listed.map(|(_, meta)| meta));
         Ok(())
+    }
+}
+
+/// What the store knows of one object; `None` if it is not there.
+async fn head(location: Arc<Location>, name: String) -> Result<Option<ObjectMeta>, DatasetError> {
+    match location.store.head(&parse_path(&name)?).await {
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        other => other.map(Some).map_err(|e| refused(&location, e)),
     }
 }
 
