@@ -28,7 +28,8 @@ fn main() {
 
 /// The folder of libtorch's shared libraries, by the rules of torch-sys: `$LIBTORCH_LIB/lib`, `$LIBTORCH/lib`, `/usr/lib`.
 fn libtorch_libraries() -> PathBuf {
-    let root = env::var_os("LIBTORCH_LIB").or_else(|| env::var_os("LIBTORCH")).map_or_else(|| "/usr".into(), PathBuf::from);
+    let root =
+        env::var_os("LIBTORCH_LIB").or_else(|| env::var_os("LIBTORCH")).map_or_else(|| "/usr".into(), PathBuf::from);
     let libraries = root.join("lib");
     std::fs::canonicalize(&libraries).unwrap_or(libraries)
 }
