@@ -10,6 +10,8 @@ mod commitment;
 mod fixture;
 #[path = "parity/gumbel.rs"]
 mod gumbel;
+#[path = "parity/preprocessing.rs"]
+mod preprocessing;
 #[path = "parity/vqgan.rs"]
 mod vqgan;
 
@@ -40,7 +42,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("lr_schedule", Kind::Later("training")),
     ("noise_schedules", Kind::Later("chain")),
     ("optimizer_groups", Kind::Later("training")),
-    ("preprocessing", Kind::Later("imaging")),
+    ("preprocessing", Kind::Check(pixels)),
     ("sampling_probs", Kind::Later("chain")),
     ("vq_commitment", Kind::Check(commitment::check)),
     ("vqgan_encode_decode", Kind::Check(vqgan::encode_decode)),
@@ -92,6 +94,16 @@ fn every_fixture_agrees() {
         }
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+/// One step of 8 bits, allowed where the authors' OpenCV differs from ours.
+const STEP: f32 = 1.0;
+
+fn pixels(fixture: &mut Fixture) -> fixture::Outcome {
+    let bytes = std::fs::read(fixture.path())?;
+    let error = preprocessing::check(&safetensors::SafeTensors::deserialize(&bytes)?, &fixture.config)?;
+    fixture.measured(f64::from(error), f64::from(STEP));
+    Ok(())
 }
 
 fn compare(path: &Path, check: fn(&mut Fixture) -> fixture::Outcome) -> Result<String, String> {

@@ -16,4 +16,4 @@ pub mod tokenizer;
 
 pub use config::{ConfigError, VqganConfig};
 pub use network::{Codebook, Vqgan};
-pub use tokenizer::{Dtype, Tokenizer, TokenizerError, TokenizerOptions};
+pub use tokenizer::{Tokenizer, TokenizerError, TokenizerOptions};

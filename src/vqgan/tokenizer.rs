@@ -5,25 +5,20 @@ use super::gumbel;
 use super::network::{Codebook, Vqgan};
 use super::ops::{Layout, Placement};
 use super::quantizer::OUTLIER;
+use crate::config::DType;
+use crate::imaging::Rgb;
 use crate::random::{Purpose, RowKey};
 use crate::torch::weights::{Weights, WeightsError, WeightsFile};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Number format of the network. Distances to the codebook are always float32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dtype {
-    #[default]
-    Fp32,
-    /// Faster on GPUs; a few tokens in a hundred differ.
-    Bf16,
-}
-
 /// How a tokenizer runs.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenizerOptions {
     pub device: Device,
-    pub dtype: Dtype,
+    /// Arithmetic of the network; distances to the codebook are always float32. bf16 is faster on GPUs, and a few tokens in a
+    /// hundred differ.
+    pub dtype: DType,
     pub layout: Layout,
     /// Sends decoded images through tanh. The released code never does, whatever `tanh_out` says in its configs.
     pub apply_tanh: bool,
@@ -35,7 +30,7 @@ impl Default for TokenizerOptions {
     fn default() -> TokenizerOptions {
         TokenizerOptions {
             device: Device::Cpu,
-            dtype: Dtype::Fp32,
+            dtype: DType::Fp32,
             layout: Layout::ChannelsLast,
             apply_tanh: false,
             gumbel_noise: true,
@@ -76,14 +71,6 @@ fn list(images: &[usize]) -> String {
     images.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Decoded images: RGB bytes, `[height, width, 3]` each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decoded {
-    pub width: u32,
-    pub height: u32,
-    pub images: Vec<Vec<u8>>,
-}
-
 /// A VQGAN ready to encode and decode on one device. Weights are prepared once; nothing is recorded for gradients.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -115,8 +102,8 @@ impl Tokenizer {
     /// A tokenizer of weights in memory.
     pub fn new(config: VqganConfig, weights: &Weights, options: TokenizerOptions) -> Result<Tokenizer, TokenizerError> {
         let kind = match options.dtype {
-            Dtype::Fp32 => Kind::Float,
-            Dtype::Bf16 => Kind::BFloat16,
+            DType::Fp32 => Kind::Float,
+            DType::Bf16 => Kind::BFloat16,
         };
         let placement = Placement { device: options.device, kind, layout: options.layout };
         let _guard = tch::no_grad_guard();
@@ -207,13 +194,13 @@ impl Tokenizer {
     }
 
     /// The images of token grids of `rows` × `columns` tokens: trunc(clip(255 (x + 1) / 2)).
-    pub fn decode(&self, grids: &[&[u16]], (rows, columns): (u32, u32)) -> Result<Decoded, TokenizerError> {
+    pub fn decode(&self, grids: &[&[u16]], (rows, columns): (u32, u32)) -> Result<Vec<Rgb>, TokenizerError> {
         let factor = self.config.downsampling();
         let side = |tokens: u32| u32::try_from(i64::from(tokens) * factor).ok();
         let (height, width) =
             side(rows).zip(side(columns)).ok_or(TokenizerError::Size { width: columns, height: rows, factor })?;
         if grids.is_empty() {
-            return Ok(Decoded { width, height, images: Vec::new() });
+            return Ok(Vec::new());
         }
         let _guard = tch::no_grad_guard();
         let shape = [grids.len() as i64, i64::from(rows), i64::from(columns)];
@@ -227,11 +214,8 @@ impl Tokenizer {
         }
         let pixels = to_pixels(&image)?.f_to_device(Device::Cpu)?;
         let bytes = Vec::<u8>::try_from(pixels.f_flatten(0, -1)?)?;
-        Ok(Decoded {
-            width,
-            height,
-            images: bytes.chunks_exact(bytes.len() / grids.len()).map(<[u8]>::to_vec).collect(),
-        })
+        let size = bytes.len() / grids.len();
+        Ok(bytes.chunks_exact(size).map(|pixels| Rgb { width, height, pixels: pixels.to_vec() }).collect())
     }
 
     /// The grids' ids in one list, each checked.

@@ -37,6 +37,19 @@ impl Fixture {
         Ok(self.file.read(name)?)
     }
 
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Records that a check has compared every output by itself, with this largest error.
+    pub fn measured(&mut self, error: f64, tolerance: f64) {
+        if error.is_nan() || error > tolerance {
+            self.failures.push(format!("its outputs differ by {error:.2e}, allowed {tolerance:.0e}"));
+        }
+        self.compared.extend(self.file.names().filter(|name| name.starts_with("out.")).map(str::to_owned));
+        self.largest.0 = error;
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.file.shape(name).is_some()
     }
