@@ -5,7 +5,7 @@
 //! over the paths and sizes in place of an entity tag. So a manifest stays small for millions of files, and a file that was
 //! added, removed or resized is noticed on resume.
 //!
-//! - Files are images by their ending, in any case; names that start with a dot are passed over.
+//! - Images are images by their ending, in any case; names that start with a dot are passed over.
 //! - With a list file, only the files it names are read: by path relative to the root, else by base name (FFHQ and LSUN lists).
 //!   The order stays that of the paths. A name that is not there stops the run.
 //! - With labels from the directory, the class is the rank of the first directory's name among all first directories, those
@@ -34,12 +34,12 @@ const NAMED_IN_MESSAGE: usize = 5;
 pub struct Folder {
     location: Location,
     options: DatasetOptions,
-    files: OnceCell<Files>,
+    files: OnceCell<Images>,
 }
 
 /// The files of the dataset, and the classes' names in order.
 #[derive(Debug)]
-struct Files {
+struct Images {
     listing: Listing,
     classes: Vec<String>,
 }
@@ -50,11 +50,11 @@ impl Folder {
         Folder { location, options, files: OnceCell::new() }
     }
 
-    async fn files(&self) -> Result<&Files, DatasetError> {
+    async fn files(&self) -> Result<&Images, DatasetError> {
         self.files.get_or_try_init(|| self.find()).await
     }
 
-    async fn find(&self) -> Result<Files, DatasetError> {
+    async fn find(&self) -> Result<Images, DatasetError> {
         let mut listing = Listing::find(&self.location, &IMAGES).await?;
         listing.objects.sort_unstable_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
         if listing.ignored > 0 {
@@ -67,7 +67,7 @@ impl Folder {
         if let Some(list) = &self.options.list {
             select(&mut listing.objects, list, &read_list(list).await?)?;
         }
-        Ok(Files { listing, classes })
+        Ok(Images { listing, classes })
     }
 
     /// The first directories' names in order; a class is a place in it.
@@ -127,7 +127,7 @@ impl Folder {
 
     async fn send(
         &self,
-        files: &Files,
+        files: &Images,
         unit: &Unit,
         index: u64,
         file: &Source,
@@ -176,7 +176,7 @@ fn block_source(name: &str, block: &[Source]) -> Source {
 /// The files being fetched, in order: at most `parallel_files` of them and `ahead_bytes` of their bytes (or a single file).
 struct Ahead<'a> {
     folder: &'a Folder,
-    files: &'a Files,
+    files: &'a Images,
     rest: std::slice::Iter<'a, Source>,
     pending: VecDeque<(u64, Option<Task<Bytes>>)>,
     bytes: u64,

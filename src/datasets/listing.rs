@@ -5,13 +5,15 @@
 //! store.
 
 use super::brace;
+use super::range_reader::{Object, ReadAhead};
 use super::store::{Location, credentials_hint};
-use super::{DatasetError, Source};
+use super::{DatasetError, Source, Unit};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use std::collections::HashSet;
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 /// The most objects one URL may name by braces.
 const MAX_NAMES: u64 = 1_000_000;
@@ -19,6 +21,45 @@ const MAX_NAMES: u64 = 1_000_000;
 const PARALLEL_HEADS: usize = 16;
 /// How many missing objects a message names.
 const NAMED_IN_MESSAGE: usize = 5;
+
+/// The files of a dataset, listed when first asked for: what most readers start from.
+#[derive(Debug)]
+pub struct Files {
+    location: Location,
+    wanted: Wanted,
+    listing: OnceCell<Listing>,
+}
+
+impl Files {
+    /// The files of kind `wanted` at `location`.
+    pub fn new(location: Location, wanted: Wanted) -> Files {
+        Files { location, wanted, listing: OnceCell::new() }
+    }
+
+    /// The files; the store is asked once.
+    pub async fn listing(&self) -> Result<&Listing, DatasetError> {
+        self.listing.get_or_try_init(|| Listing::find(&self.location, &self.wanted)).await
+    }
+
+    /// One work unit per file, named by its path.
+    pub async fn units(&self) -> Result<Vec<Unit>, DatasetError> {
+        let files = &self.listing().await?.objects;
+        Ok(files
+            .iter()
+            .map(|file| Unit { name: file.path.clone(), sources: vec![file.clone()], range: None })
+            .collect())
+    }
+
+    /// The object behind a unit of one file, as it was when it was listed.
+    pub async fn object(&self, unit: &Unit, read_ahead: &ReadAhead) -> Result<Object, DatasetError> {
+        let [source] = &unit.sources[..] else {
+            let (unit, url) = (&unit.name, &self.location.url);
+            return Err(DatasetError::Config(format!("{unit} is no unit of {url}: it has not one source")));
+        };
+        let path = self.listing().await?.location(&source.path)?;
+        Ok(Object::new(Arc::clone(&self.location.store), path, source, read_ahead))
+    }
+}
 
 /// The objects of a dataset, in its order.
 #[derive(Clone, Debug)]

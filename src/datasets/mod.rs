@@ -17,7 +17,7 @@ mod webdataset;
 
 pub use brace::{BraceError, expand, split_list};
 pub use folder::Folder;
-pub use listing::{Listing, Wanted};
+pub use listing::{Files, Listing, Wanted};
 pub use open::{Captions, DatasetOptions, Format, Labels, open};
 pub use range_reader::{Object, RangeReader, ReadAhead};
 pub use store::Location;
@@ -149,4 +149,24 @@ pub trait Reader: Send + Sync {
     /// Reads one unit into `out`, in order. What can be read is sent even where the rest is broken; an error means that the
     /// unit must be tried again as a whole.
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>>;
+}
+
+/// Reads a whole unit into memory: for tests, tools and small units. A run streams the entries instead.
+pub async fn read_unit(reader: &dyn Reader, unit: &Unit) -> Result<Vec<Entry>, DatasetError> {
+    let (out, receiver) = Output::channel(16);
+    let read = async {
+        let result = reader.read(unit, &out).await;
+        // Ends the channel, and with it the collecting.
+        drop(out);
+        result
+    };
+    let collect = async {
+        let mut entries = Vec::new();
+        while let Ok(entry) = receiver.recv().await {
+            entries.push(entry);
+        }
+        entries
+    };
+    let (result, entries) = futures::future::join(read, collect).await;
+    result.map(|()| entries)
 }

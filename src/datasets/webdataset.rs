@@ -7,59 +7,37 @@
 //! A shard that breaks yields every whole sample before the break, a reject for the sample in hand when that is not whole, and
 //! one reject with an empty key for the rest.
 
-use super::listing::{Listing, Wanted};
+use super::listing::{Files, Wanted};
 use super::open::DatasetOptions;
-use super::range_reader::{Object, RangeReader};
+use super::range_reader::RangeReader;
 use super::samples::{Group, Outcome, Want, Window, split_name};
 use super::store::Location;
 use super::tar::{Kind, Member, Tar, TarError};
 use super::{DatasetError, Output, Reader, Sample, Unit};
 use crate::reject::Reason;
 use futures::future::BoxFuture;
-use tokio::sync::OnceCell;
 
 const SHARDS: Wanted = Wanted { what: "WebDataset shards", extensions: &[".tar", ".tar.gz", ".tgz"] };
 
 /// Reads WebDataset shards. Made by [`super::open`], or with [`WebDataset::new`] over a store of one's own.
 #[derive(Debug)]
 pub struct WebDataset {
-    location: Location,
+    files: Files,
     options: DatasetOptions,
-    listing: OnceCell<Listing>,
 }
 
 impl WebDataset {
     /// A reader of the shards at `location`; of `options` it uses labels, classes, captions, limits and read-ahead.
     pub fn new(location: Location, options: DatasetOptions) -> WebDataset {
-        WebDataset { location, options, listing: OnceCell::new() }
-    }
-
-    async fn listing(&self) -> Result<&Listing, DatasetError> {
-        let listing = self.listing.get_or_try_init(|| Listing::find(&self.location, &SHARDS)).await?;
-        if listing.ignored > 0 {
-            tracing::debug!(url = %self.location.url, ignored = listing.ignored, "objects that are no shards");
-        }
-        Ok(listing)
-    }
-
-    async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
-        let shards = &self.listing().await?.objects;
-        Ok(shards.iter().map(|s| Unit { name: s.path.clone(), sources: vec![s.clone()], range: None }).collect())
+        WebDataset { files: Files::new(location, SHARDS), options }
     }
 
     async fn read_shard(&self, unit: &Unit, out: &Output) -> Result<(), DatasetError> {
-        let [source] = &unit.sources[..] else {
-            return Err(DatasetError::Config(format!(
-                "{} is no unit of a WebDataset: it has not one source",
-                unit.name
-            )));
-        };
-        let path = self.listing().await?.location(&source.path)?;
-        let object = Object::new(self.location.store.clone(), path, source, &self.options.read_ahead);
+        let object = self.files.object(unit, &self.options.read_ahead).await?;
         let mut shard = Shard {
             tar: Tar::new(RangeReader::new(object)),
             unit,
-            source: &source.path,
+            source: &unit.name,
             options: &self.options,
             out,
             group: None,
@@ -76,7 +54,7 @@ impl WebDataset {
 
 impl Reader for WebDataset {
     fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>> {
-        Box::pin(self.list_units())
+        Box::pin(self.files.units())
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
