@@ -1,1 +1,3 @@
 //! The user's commands, each read top to bottom as the data flows.
+
+pub mod import;

@@ -2,6 +2,7 @@
 
 use super::config::{ConfigError, VqganConfig};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Why no shape can be read off the tensors.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +60,8 @@ pub fn infer<'a>(
         double_z: encoded == 2 * z_channels,
         dropout: 0.0,
         tanh_out: false,
-        embed_dim: found.size("embed_dim", &[&widths[0], &widths[1], "quant_conv.weight:0", "post_quant_conv.weight:1"])?,
+        embed_dim: found
+            .size("embed_dim", &[&widths[0], &widths[1], "quant_conv.weight:0", "post_quant_conv.weight:1"])?,
         n_embed: found.size("n_embed", &[&entries[0], &entries[1], "quantize.proj.weight:0"])?,
         used: found.dimension("quantize.used:0"),
         gumbel: found.any("quantize.embed.") || found.any("quantize.proj."),
@@ -87,7 +89,9 @@ impl Tensors<'_> {
     }
 
     fn under<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = &'s str> {
-        self.0.range::<str, _>(prefix..).map_while(move |(name, _)| name.strip_prefix(prefix))
+        self.0
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .map_while(move |(name, _)| name.strip_prefix(prefix))
     }
 
     fn any(&self, prefix: &str) -> bool {
@@ -116,7 +120,8 @@ impl Tensors<'_> {
 
     /// Residual blocks of a level of the encoder; the decoder has one more.
     fn res_blocks(&self) -> Result<i64, InferError> {
-        let missing = || InferError::Missing { what: "num_res_blocks", looked_for: "encoder.down.0.block.0".to_owned() };
+        let missing =
+            || InferError::Missing { what: "num_res_blocks", looked_for: "encoder.down.0.block.0".to_owned() };
         let encoder = self.count(&["encoder.down.0.block."]);
         let blocks = if encoder > 0 { encoder } else { self.count(&["decoder.up.0.block."]).saturating_sub(1) };
         i64::try_from(blocks).ok().filter(|&blocks| blocks > 0).ok_or_else(missing)
@@ -169,10 +174,7 @@ mod tests {
     fn other_networks_and_small_resolutions_are_refused() {
         let error = infer_from(&[("fc.weight".to_owned(), vec![10, 10])], 256).unwrap_err();
         assert!(error.to_string().contains("not the weights of a VQGAN"), "{error}");
-        assert_eq!(
-            infer_from(&shapes(&config()), 8).unwrap_err(),
-            InferError::Resolution { resolution: 8, levels: 5 }
-        );
+        assert_eq!(infer_from(&shapes(&config()), 8).unwrap_err(), InferError::Resolution { resolution: 8, levels: 5 });
         let mut odd = shapes(&config());
         odd.iter_mut().find(|(name, _)| name == "encoder.down.2.block.0.conv1.weight").unwrap().1[0] = 200;
         assert_eq!(infer_from(&odd, 256).unwrap_err(), InferError::Channels { level: 2, channels: 200, ch: 128 });
