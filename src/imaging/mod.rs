@@ -36,6 +36,7 @@ mod jpeg;
 mod preprocess;
 mod probe;
 mod resize;
+mod strip;
 
 pub use decode::decode;
 pub use encode::{encode_jpeg, encode_png};

@@ -3,10 +3,9 @@
 use super::cv2::{Axis, resize_window};
 use super::decode::{Area, decode_area};
 use super::probe::probe;
-use super::resize::resize_square;
+use super::resize::{Buffers, Filter, resize_square};
 use super::{Header, ImageError, Limits, cost};
 use crate::random::{Purpose, RowKey};
-use fast_image_resize::{FilterType, Resizer};
 use std::cell::RefCell;
 
 /// How pixels are resampled, and with that the order of crop and resize.
@@ -26,13 +25,12 @@ pub enum Resize {
 }
 
 impl Resize {
-    fn filter(self) -> Option<FilterType> {
+    fn filter(self) -> Option<Filter> {
         match self {
-            // `fast_image_resize` names Pillow's bicubic kernel (a = -0.5) after Catmull and Rom.
-            Resize::PillowBicubic => Some(FilterType::CatmullRom),
-            Resize::PillowLanczos => Some(FilterType::Lanczos3),
-            Resize::PillowBilinear => Some(FilterType::Bilinear),
-            Resize::PillowBox => Some(FilterType::Box),
+            Resize::PillowBicubic => Some(Filter::Bicubic),
+            Resize::PillowLanczos => Some(Filter::Lanczos),
+            Resize::PillowBilinear => Some(Filter::Bilinear),
+            Resize::PillowBox => Some(Filter::Box),
             Resize::Cv2Linear => None,
         }
     }
@@ -104,7 +102,7 @@ struct Plan {
 /// Buffers of a worker thread that are worth keeping between images.
 #[derive(Default)]
 struct Scratch {
-    resizer: Resizer,
+    buffers: Buffers,
     pixels: Vec<u8>,
 }
 
@@ -144,8 +142,8 @@ impl Preprocess {
         if scratch.pixels.capacity() > KEPT_BYTES {
             scratch.pixels = Vec::new();
         }
-        if scratch.resizer.size_of_internal_buffers() > KEPT_BYTES {
-            scratch.resizer.reset_internal_buffers();
+        if scratch.buffers.bytes() > KEPT_BYTES {
+            scratch.buffers = Buffers::default();
         }
         SCRATCH.set(scratch);
         result
@@ -164,7 +162,7 @@ impl Preprocess {
         let area = decode_area(bytes, header, wanted, &mut scratch.pixels)?;
         let mut crops = Vec::with_capacity(self.rows_per_image() as usize);
         for plan in plans {
-            let pixels = self.render(header, plan, area, scratch)?;
+            let pixels = self.render(header, plan, area, scratch);
             let crop = Crop {
                 pixels,
                 original: (header.width, header.height),
@@ -230,14 +228,11 @@ impl Preprocess {
         Area { x: x.start, y: y.start, width: x.end - x.start, height: y.end - y.start }
     }
 
-    fn render(&self, header: &Header, plan: &Plan, area: Area, scratch: &mut Scratch) -> Result<Vec<u8>, ImageError> {
+    fn render(&self, header: &Header, plan: &Plan, area: Area, scratch: &mut Scratch) -> Vec<u8> {
+        let Scratch { buffers, pixels } = scratch;
         match self.resize.filter() {
-            Some(filter) => {
-                let square = (plan.x, plan.y, plan.rect.size);
-                resize_square(&mut scratch.resizer, filter, &scratch.pixels, area, square, self.size)
-                    .map_err(|error| ImageError::damaged(header.format, format!("it cannot be resized: {error}")))
-            }
-            None => Ok(resize_window(&scratch.pixels, area, self.axes(header), (plan.x, plan.y), self.size)),
+            Some(filter) => resize_square(buffers, filter, pixels, area, (plan.x, plan.y, plan.rect.size), self.size),
+            None => resize_window(pixels, area, self.axes(header), (plan.x, plan.y), self.size),
         }
     }
 }
