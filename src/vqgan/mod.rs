@@ -6,8 +6,11 @@
 pub mod blocks;
 pub mod config;
 pub mod decoder;
+pub mod discriminator;
 pub mod encoder;
 pub mod gumbel;
+pub mod losses;
+pub mod lpips;
 pub mod network;
 pub mod ops;
 pub mod quantizer;
