@@ -1,6 +1,11 @@
 //! The user's commands, each read top to bottom as the data flows.
 
+pub mod encode;
+pub mod import;
+mod places;
 pub mod verify;
+
+pub use places::open_output;
 
 use crate::config::ConfigError;
 
@@ -57,4 +62,3 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
-pub mod import;
