@@ -9,6 +9,9 @@
 //! - [`flow`] carries the items between them over bounded channels;
 //! - [`jobs`] are the user's commands, each a short program over the rooms above.
 
+// The C++ shim's binding, torch/shim.rs, is the one module that may use it.
+#![deny(unsafe_code)]
+
 pub mod config;
 pub mod datasets;
 pub mod flow;

@@ -1,5 +1,7 @@
 //! The user's commands, each read top to bottom as the data flows.
 
+pub mod verify;
+
 use crate::config::ConfigError;
 
 /// How a job can end other than well. The text is one sentence for the user.

@@ -69,7 +69,8 @@ impl Text {
 
 /// Opens a shared library for the whole process (`RTLD_NOW | RTLD_GLOBAL`); it stays open. The error is the loader's message.
 pub fn open_library(path: &Path) -> Result<(), String> {
-    let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| "the path holds a zero byte".to_owned())?;
+    let name =
+        CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| "the path holds a zero byte".to_owned())?;
     let mut error = Text::new();
     let capacity = error.capacity();
     // SAFETY: `name` is a zero-terminated string and `error` a buffer of more than `capacity` bytes, both alive for the call.

@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod discriminator;
 pub mod encoder;
 pub mod gumbel;
+pub mod infer;
 pub mod losses;
 pub mod lpips;
 pub mod network;
