@@ -62,3 +62,4 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+pub mod import;
