@@ -38,6 +38,8 @@ pub(crate) fn properties(metadata: Vec<KeyValue>) -> Result<WriterPropertiesBuil
         .set_key_value_metadata(Some(metadata))
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_statistics_enabled(EnabledStatistics::None)
+        // Row groups are ended by the tables' writers.
+        .set_max_row_group_row_count(None)
         .set_offset_index_disabled(true))
 }
 
@@ -54,11 +56,25 @@ impl TableFile {
         Ok(TableFile { path, encoder, upload, digest: Sha256::new(), bytes: 0 })
     }
 
-    /// Encodes a batch; finished row groups go out.
-    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
-        let row_groups = self.encoder.flushed_row_groups().len();
-        self.encoder.write(batch).map_err(|error| TableError::parquet(&self.path, error))?;
-        if self.encoder.flushed_row_groups().len() > row_groups { self.send().await } else { Ok(()) }
+    /// Encodes a batch into the row group at hand.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        self.encoder.write(batch).map_err(|error| TableError::parquet(&self.path, error))
+    }
+
+    /// Rows of the row group at hand.
+    pub fn rows_in_group(&self) -> usize {
+        self.encoder.in_progress_rows()
+    }
+
+    /// Bytes the row group at hand holds in memory.
+    pub fn bytes_in_group(&self) -> usize {
+        self.encoder.memory_size()
+    }
+
+    /// Ends the row group at hand, and sends it.
+    pub async fn end_group(&mut self) -> Result<(), TableError> {
+        self.encoder.flush().map_err(|error| TableError::parquet(&self.path, error))?;
+        self.send().await
     }
 
     /// Writes the footer with `totals` and the seal, and commits the file. Returns its size in bytes.
@@ -73,8 +89,7 @@ impl TableFile {
     }
 
     async fn try_finish(&mut self, totals: Vec<KeyValue>) -> Result<u64, TableError> {
-        self.encoder.flush().map_err(|error| TableError::parquet(&self.path, error))?;
-        self.send().await?;
+        self.end_group().await?;
         for entry in totals {
             self.encoder.append_key_value_metadata(entry);
         }
