@@ -79,16 +79,18 @@ impl TableFile {
 
     /// Writes the footer with `totals` and the seal, and commits the file. Returns its size in bytes.
     pub async fn finish(mut self, totals: Vec<KeyValue>) -> Result<u64, TableError> {
-        let finished = self.try_finish(totals).await;
-        if finished.is_err() {
+        if let Err(error) = self.write_footer(totals).await {
             // The error that stopped the file matters more than one of giving its parts back.
             let _ = self.abort().await;
-            return finished;
+            return Err(error);
         }
-        finished
+        // A completion that fails gives its parts back itself.
+        let path = self.path.to_string();
+        self.upload.shutdown().await.map_err(|source| TableError::Disk { path, source })?;
+        Ok(self.bytes)
     }
 
-    async fn try_finish(&mut self, totals: Vec<KeyValue>) -> Result<u64, TableError> {
+    async fn write_footer(&mut self, totals: Vec<KeyValue>) -> Result<(), TableError> {
         self.end_group().await?;
         for entry in totals {
             self.encoder.append_key_value_metadata(entry);
@@ -100,9 +102,7 @@ impl TableFile {
             return Err(TableError::format(&self.path, "the Parquet footer has no place for the seal"));
         }
         self.bytes += tail.len() as u64;
-        self.upload.put(tail.into()).await.map_err(|error| TableError::store(&self.path, error))?;
-        self.upload.shutdown().await.map_err(|source| TableError::Disk { path: self.path.to_string(), source })?;
-        Ok(self.bytes)
+        self.upload.put(tail.into()).await.map_err(|error| TableError::store(&self.path, error))
     }
 
     /// Sends what the encoder has ready. Waits while too many parts are in flight.
