@@ -5,13 +5,10 @@
 
 use bytes::{Buf, BytesMut};
 use futures::future::BoxFuture;
-use imagebart::datasets::{
-    DatasetError, Files, Location, Output, RangeReader, ReadAhead, Reader, Sample, Unit, Wanted, read_unit,
-};
+use imagebart::datasets::*;
 use imagebart::reject::Reason;
 
-/// A length beyond this is damage: it is not believed, and no memory is taken for it.
-const MAX_IMAGE: usize = 64 << 20;
+const MAX_IMAGE: usize = 64 << 20; // a length beyond this is damage, and not believed
 
 /// The dataset: its files, and how far they are read ahead.
 pub struct LengthPrefixed {
@@ -74,8 +71,8 @@ impl Reader for LengthPrefixed {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let made = std::env::temp_dir().join(format!("own_reader-{}.lp", std::process::id()));
-    let url = std::env::args().nth(1).map_or_else(|| made.display().to_string(), |url| url);
     std::fs::write(&made, b"\x03\0\0\0one\x05\0\0\0three\0\0\0\0")?;
+    let url = std::env::args().nth(1).unwrap_or(made.display().to_string());
     let reader = LengthPrefixed::new(Location::open(&url).await?, ReadAhead::default());
     for unit in reader.units().await? {
         println!("{}: {:?}", unit.name, read_unit(&reader, &unit).await?);

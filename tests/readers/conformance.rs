@@ -3,6 +3,8 @@
 use crate::formats::Fixture;
 use crate::stores::{Fault, Faulty, Served, in_memory, on_disk};
 use imagebart::datasets::{DatasetError, Entry, Location, Output, Reader, Unit, read_unit as read};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use std::sync::Arc;
 
 /// Units with all that must be the same on every store: entity tags need not be.
@@ -126,7 +128,7 @@ async fn lasting_faults_and_changes_fail_the_unit(fixture: &Fixture, units: &[Un
     reader.units().await.unwrap();
     for (path, bytes) in &fixture.objects {
         let longer = [bytes.as_slice(), b"more"].concat();
-        object_store::ObjectStoreExt::put(&*store, &path.as_str().into(), longer.into()).await.unwrap();
+        store.put(&Path::parse(path).unwrap(), longer.into()).await.unwrap();
     }
     let error = read(&*reader, unit).await.unwrap_err();
     assert!(matches!(error, DatasetError::Changed { .. }), "{}: a changed object gave {error}", fixture.name);

@@ -21,7 +21,7 @@ type Objects = [(String, Vec<u8>)];
 pub async fn in_memory(objects: &Objects) -> Arc<InMemory> {
     let store = Arc::new(InMemory::new());
     for (path, bytes) in objects {
-        store.put(&Path::from(path.as_str()), bytes.clone().into()).await.unwrap();
+        store.put(&Path::parse(path).unwrap(), bytes.clone().into()).await.unwrap();
     }
     store
 }
