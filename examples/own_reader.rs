@@ -10,7 +10,6 @@ use imagebart::reject::Reason;
 
 const MAX_IMAGE: usize = 64 << 20; // a length beyond this is damage, and not believed
 
-/// The dataset: its files, and how far they are read ahead.
 pub struct LengthPrefixed {
     files: Files,
     read_ahead: ReadAhead,
@@ -64,7 +63,7 @@ impl Reader for LengthPrefixed {
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
-        Box::pin(self.read_file(unit, out)) // a bad sample is a reject; an error means: try the whole unit again
+        Box::pin(out.while_wanted(self.read_file(unit, out))) // rejects for bad samples; an error: try the unit again
     }
 }
 

@@ -32,6 +32,7 @@ pub async fn conformance(fixture: &Fixture) {
     faults_that_pass_change_nothing(fixture, &units, &entries).await;
     lasting_faults_and_changes_fail_the_unit(fixture, &units).await;
     a_dropped_receiver_cancels(fixture, &units, &entries, &*memory).await;
+    a_hanging_store_can_be_cancelled(fixture, &units).await;
 }
 
 fn gives_what_is_expected(fixture: &Fixture, entries: &[Vec<Entry>]) {
@@ -93,7 +94,9 @@ async fn the_same_on_every_store(fixture: &Fixture, units: &[Unit], entries: &[V
     let file_url = Location::open(&format!("file://{}/{}", disk.path().display(), fixture.pattern)).await.unwrap();
     let served = Served::start(&fixture.objects).await;
     let http = Location::open(&format!("{}/{}", served.url(), fixture.names_for_http)).await.unwrap();
-    for (store, location) in [("local path", local), ("file URL", file_url), ("http", http)] {
+    let breaking = Served::start_breaking(&fixture.objects, 2).await;
+    let broken = Location::open(&format!("{}/{}", breaking.url(), fixture.names_for_http)).await.unwrap();
+    for (store, location) in [("local path", local), ("file URL", file_url), ("http", http), ("broken http", broken)] {
         let reader = (fixture.reader)(location);
         let (others, found) = everything(&*reader).await;
         assert_eq!(bare(&others), bare(units), "{}: units on {store}", fixture.name);
@@ -151,4 +154,20 @@ async fn a_dropped_receiver_cancels(fixture: &Fixture, units: &[Unit], entries: 
         let (result, ()) = tokio::join!(reader.read(unit, &out), listen);
         assert!(matches!(result, Err(DatasetError::Cancelled)), "{}: cancelled half-way", fixture.name);
     }
+}
+
+/// Cancelling does not wait for an answer of the store.
+async fn a_hanging_store_can_be_cancelled(fixture: &Fixture, units: &[Unit]) {
+    let store = Arc::new(Faulty::new(in_memory(&fixture.objects).await, Fault::Hang, u32::MAX));
+    let reader = (fixture.reader)(Location::in_store(store.clone(), fixture.pattern));
+    let unit = units.iter().find(|unit| unit.sources.iter().any(|source| source.size > 0)).unwrap();
+    let (out, receiver) = Output::channel(1);
+    let close = async {
+        while store.faults() == 0 {
+            tokio::task::yield_now().await;
+        }
+        receiver.close();
+    };
+    let (result, ()) = tokio::join!(reader.read(unit, &out), close);
+    assert!(matches!(result, Err(DatasetError::Cancelled)), "{}: cancelled while the store hangs", fixture.name);
 }
