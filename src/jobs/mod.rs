@@ -62,4 +62,3 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
-pub mod import;
