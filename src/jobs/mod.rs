@@ -1,1 +1,4 @@
 //! The user's commands, each read top to bottom as the data flows.
+
+pub mod demo;
+pub mod gallery;
