@@ -1,1 +1,3 @@
 //! libtorch: device choice, CUDA at run time, weights on disk.
+
+pub mod weights;
