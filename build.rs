@@ -1,1 +1,47 @@
-fn main() {}
+//! Compiles the C++ shim and tells the linker where libtorch lies, so that the binary finds it without LD_LIBRARY_PATH.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/torch/shim.cpp");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_LIB");
+
+    cc::Build::new().cpp(true).std("c++17").warnings(true).file("src/torch/shim.cpp").compile("imagebart_shim");
+
+    let os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+    if os == "linux" {
+        println!("cargo:rustc-link-lib=dylib=dl");
+        // torch-sys names every library it finds, libtorch_cuda.so among them: keep only those whose symbols are used.
+        // RUNPATH rather than RPATH, so that LD_LIBRARY_PATH can point the binary to a libtorch elsewhere.
+        println!("cargo:rustc-link-arg=-Wl,--as-needed,--enable-new-dtags");
+    }
+    let libraries = libtorch_libraries();
+    if os == "linux" || os == "macos" {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libraries.display());
+    }
+    #[cfg(unix)]
+    expose_to_doctests(&libraries);
+}
+
+/// The folder of libtorch's shared libraries, by the rules of torch-sys: `$LIBTORCH_LIB/lib`, `$LIBTORCH/lib`, `/usr/lib`.
+fn libtorch_libraries() -> PathBuf {
+    let root =
+        env::var_os("LIBTORCH_LIB").or_else(|| env::var_os("LIBTORCH")).map_or_else(|| "/usr".into(), PathBuf::from);
+    let libraries = root.join("lib");
+    std::fs::canonicalize(&libraries).unwrap_or(libraries)
+}
+
+/// Doc tests are linked without a build script's link arguments. But cargo puts link-search folders inside its own target
+/// folder on their library path: so give it one, a link to libtorch's.
+#[cfg(unix)]
+fn expose_to_doctests(libraries: &Path) {
+    let Some(out) = env::var_os("OUT_DIR") else { return };
+    let link = Path::new(&out).join("libtorch");
+    let _ = std::fs::remove_file(&link);
+    if std::os::unix::fs::symlink(libraries, &link).is_ok() {
+        println!("cargo:rustc-link-search=native={}", link.display());
+    }
+}

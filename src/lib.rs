@@ -9,11 +9,15 @@
 //! - [`flow`] carries the items between them over bounded channels;
 //! - [`jobs`] are the user's commands, each a short program over the rooms above.
 
+// The C++ shim's binding, torch/shim.rs, is the one module that may use it.
+#![deny(unsafe_code)]
+
 pub mod config;
 pub mod datasets;
 pub mod flow;
 pub mod imaging;
 pub mod jobs;
+pub mod launch;
 pub mod random;
 pub mod reject;
 pub mod tables;

@@ -3,6 +3,26 @@
 //! A [`Reader`] lists the work units of a dataset and reads one of them at a time into an [`Output`]. Units are the grain of
 //! commit and retry; their names and order depend on the dataset alone, never on the store or the run.
 
+mod brace;
+mod folder;
+mod input;
+mod listing;
+mod open;
+mod range_reader;
+mod samples;
+mod store;
+mod tar;
+mod task;
+mod webdataset;
+
+pub use brace::{BraceError, expand, split_list};
+pub use folder::Folder;
+pub use listing::{Files, Listing, Wanted};
+pub use open::{Captions, DatasetOptions, Format, Labels, open};
+pub use range_reader::{Object, RangeReader, ReadAhead};
+pub use store::Location;
+pub use webdataset::WebDataset;
+
 use crate::reject::{Reason, Reject};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -16,11 +36,11 @@ pub struct Unit {
     pub name: String,
     /// The objects it reads, relative to the dataset's root, with their sizes.
     pub sources: Vec<Source>,
-    /// Which of the source's samples it holds, where it is a slice.
+    /// Which of the source's samples (or of the dataset's files) it holds, where it is a slice.
     pub range: Option<Range<u64>>,
 }
 
-/// An object a unit reads.
+/// An object a unit reads, or a block of many small objects taken as one (see [`Folder`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Path relative to the dataset's root.
@@ -129,4 +149,24 @@ pub trait Reader: Send + Sync {
     /// Reads one unit into `out`, in order. What can be read is sent even where the rest is broken; an error means that the
     /// unit must be tried again as a whole.
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>>;
+}
+
+/// Reads a whole unit into memory: for tests, tools and small units. A run streams the entries instead.
+pub async fn read_unit(reader: &dyn Reader, unit: &Unit) -> Result<Vec<Entry>, DatasetError> {
+    let (out, receiver) = Output::channel(16);
+    let read = async {
+        let result = reader.read(unit, &out).await;
+        // Ends the channel, and with it the collecting.
+        drop(out);
+        result
+    };
+    let collect = async {
+        let mut entries = Vec::new();
+        while let Ok(entry) = receiver.recv().await {
+            entries.push(entry);
+        }
+        entries
+    };
+    let (result, entries) = futures::future::join(read, collect).await;
+    result.map(|()| entries)
 }

@@ -2,3 +2,60 @@
 
 pub mod demo;
 pub mod gallery;
+pub mod verify;
+
+use crate::config::ConfigError;
+
+/// How a job can end other than well. The text is one sentence for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// What the user asked cannot be done as asked; nothing was touched.
+    #[error("{0}")]
+    Usage(String),
+    /// The pipeline file is wrong; nothing was touched.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The work failed; what was committed is kept.
+    #[error("{0}")]
+    Failed(String),
+    /// The work is done, but too much of the input was unusable. The data is kept.
+    #[error(
+        "{rejected} of {samples} samples were rejected, more than run.max_reject_fraction = {limit} allows; \
+         the latents are kept, and rejects/ tells the reasons"
+    )]
+    TooManyRejects { rejected: u64, samples: u64, limit: f64 },
+    /// The user, or the scheduler, stopped it.
+    #[error("interrupted: finished units are kept, and the same command goes on from there")]
+    Interrupted,
+}
+
+impl JobError {
+    /// The process's exit code, as the README lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            JobError::Failed(_) => 1,
+            JobError::Usage(_) | JobError::Config(_) => 2,
+            JobError::TooManyRejects { .. } => 3,
+            JobError::Interrupted => 130,
+        }
+    }
+
+    /// A failure with the error that caused it, and what it was about.
+    pub fn failed(error: impl std::error::Error) -> JobError {
+        JobError::Failed(with_causes(&error))
+    }
+}
+
+/// An error's text followed by those of its causes that say something new.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,1 +1,81 @@
 //! The Parquet tables: schemas, writers and readers, commit protocol, identity and provenance.
+//!
+//! An output directory holds, for every work unit that is done, two files and nothing half-written:
+//!
+//! ```text
+//! manifest.json                   the run's identity in clear, and every unit with its sources' sizes
+//! rejects/<unit name>.parquet     samples that were not encoded; committed first
+//! latents/<unit name>.parquet     token grids; once this file is there, the unit is done
+//! ```
+//!
+//! - [`TableSchema`] reads the columns from `schemas/*.json`: nothing else defines one.
+//! - [`Identity`] is the closed list of what may change an output's bytes; [`Manifest`] records it.
+//! - [`OutputDir`] knows which units are done, and refuses a directory of another identity.
+//! - [`UnitWriter`] writes one unit and commits it; [`LatentsReader`] reads a whole directory back, and [`LatentsFile`] a
+//!   single file.
+//!
+//! Every file carries its [`Provenance`] in the Parquet key-value metadata, and a seal: the SHA-256 of all its bytes, so
+//! that a single flipped bit anywhere is found by `imagebart verify`.
+
+mod error;
+mod identity;
+mod latents;
+mod manifest;
+mod names;
+mod output;
+mod provenance;
+mod read;
+mod rejects;
+mod schema;
+mod seal;
+mod unit;
+mod writer;
+
+pub use error::TableError;
+pub use identity::{Difference, FORMAT_VERSION, Identity, Preprocessing, Selection};
+pub use latents::{LatentsWriter, Layout, ROW_GROUP_TOKENS, RowChecksum};
+pub use manifest::{Manifest, ManifestUnit, SourceFile};
+pub use names::{path_of_unit, unit_of_path};
+pub use output::OutputDir;
+pub use provenance::{FileInfo, Provenance};
+pub use read::{LatentsFile, LatentsReader, RejectsFile, read_latents, read_rejects};
+pub use rejects::RejectsWriter;
+pub use schema::{Column, TableSchema};
+pub use seal::check_seal;
+pub use unit::{UnitSummary, UnitWriter};
+
+/// The square of the original image that was resized and encoded, in pixels of the original.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CropRect {
+    /// Left edge.
+    pub x: u32,
+    /// Top edge.
+    pub y: u32,
+    /// Side.
+    pub size: u32,
+}
+
+/// One row of the `latents` table: the token grid of one crop of one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatentRow {
+    /// The sample's name within its source.
+    pub key: String,
+    /// The shard or file it came from, relative to the dataset's root.
+    pub source: String,
+    /// Position of the sample in its work unit; crops and flips of one image share it.
+    pub index: u64,
+    /// Class, where the dataset has one.
+    pub label: Option<i32>,
+    /// Caption, where the dataset has one.
+    pub caption: Option<String>,
+    /// Width of the original image, in pixels.
+    pub width: u32,
+    /// Height of the original image, in pixels.
+    pub height: u32,
+    /// What was cut out of the original.
+    pub crop: CropRect,
+    /// Whether the crop was mirrored left to right.
+    pub flipped: bool,
+    /// Codebook indices, `[h * w]` row-major, each below the codebook size.
+    pub tokens: Vec<u16>,
+}

@@ -1,0 +1,53 @@
+# Each of these does all the set-up it needs: on a machine with Rust, a C++ compiler and Python 3 with pip,
+# `make demo` alone or `make test` alone is enough.
+
+TORCH_VERSION := 2.11.0
+LOCAL_TORCH := $(CURDIR)/.libtorch/site/torch
+
+# A LIBTORCH of the environment or of the command line is used as it is, and nothing is downloaded.
+ifeq ($(origin LIBTORCH),undefined)
+export LIBTORCH := $(LOCAL_TORCH)
+SETUP := .libtorch/ready-$(TORCH_VERSION)
+else
+export LIBTORCH
+SETUP :=
+endif
+
+# Documentation tests are linked without the build script's flags, so they get libtorch's place here.
+DOCTEST_FLAGS := -Clink-arg=-Wl,-rpath,$(LIBTORCH)/lib
+
+.PHONY: setup build demo test parity lint bench clean
+
+setup: $(SETUP)
+
+# Installed aside and moved into place, so that an interrupted download is never taken for a finished one.
+.libtorch/ready-$(TORCH_VERSION):
+	rm -rf .libtorch && mkdir -p .libtorch/download
+	python3 -m pip install --quiet --no-deps --no-compile --target .libtorch/download \
+		torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.88 nvidia-cuda-cupti==13.0.85
+	mv .libtorch/download .libtorch/site
+	touch $@
+
+build: $(SETUP)
+	cargo build --release --locked
+
+demo: build
+	target/release/imagebart demo --out out/demo
+
+test: $(SETUP)
+	RUSTDOCFLAGS="$(DOCTEST_FLAGS)" cargo test --release --locked
+
+parity: $(SETUP)
+	cargo test --release --locked --test parity -- --nocapture
+
+lint: $(SETUP)
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps
+
+bench: $(SETUP)
+	cargo bench --locked
+
+clean:
+	cargo clean
+	rm -rf out

@@ -1,0 +1,37 @@
+//! Pipeline files: one TOML file is one experiment, and every command reads it.
+//!
+//! [`Pipeline::load`] reads a file, applies `--set section.key=value` overrides and validates everything before any work
+//! starts. Errors name the file, the line and, for an unknown key, the nearest known one.
+//!
+//! ```
+//! use imagebart::config::Pipeline;
+//! # fn main() -> Result<(), imagebart::config::ConfigError> {
+//! let text = r#"
+//!     [dataset]
+//!     format = "folder"
+//!     url = "photos"
+//!
+//!     [tokenizer]
+//!     weights = "models/vqgan.safetensors"
+//!
+//!     [output]
+//!     url = "out/photos"
+//! "#;
+//! let pipeline = Pipeline::parse(text, "photos.toml", &["image.size=128".to_owned()])?;
+//! assert_eq!(pipeline.image.size, 128);
+//!
+//! let wrong = Pipeline::parse("[image]\nsiez = 3", "photos.toml", &[]).unwrap_err();
+//! assert_eq!(wrong.to_string(), "photos.toml:2: unknown key `siez` in [image]; did you mean `size`?");
+//! # Ok(())
+//! # }
+//! ```
+
+mod load;
+mod sections;
+mod values;
+
+pub use load::ConfigError;
+pub use sections::{
+    DType, DatasetSection, Format, ImageSection, Labels, OutputSection, Pipeline, RunSection, TokenizerSection,
+};
+pub use values::{Auto, ByteSize};

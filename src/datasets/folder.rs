@@ -1,0 +1,276 @@
+//! Image folder: every image file under a root, at any depth, in bytewise order of the paths.
+//!
+//! A work unit is a block of [`DatasetOptions::unit_rows`] files, named `files@<start>-<end>` with nine digits each. The file
+//! of a sample is its source and its key. As a unit's source stands the block as a whole: the sum of the sizes, and a hash
+//! over the paths and sizes in place of an entity tag. So a manifest stays small for millions of files, and a file that was
+//! added, removed or resized is noticed on resume.
+//!
+//! - Images are images by their ending, in any case; names that start with a dot are passed over.
+//! - With a list file, only the files it names are read: by path relative to the root, else by base name (FFHQ and LSUN lists).
+//!   The order stays that of the paths. A name that is not there stops the run.
+//! - With labels from the directory, the class is the rank of the first directory's name among all first directories, those
+//!   that the list leaves out included, so that two lists of one folder agree.
+
+use super::listing::{Listing, Wanted};
+use super::open::{DatasetOptions, Labels};
+use super::range_reader::{Object, ReadAhead};
+use super::store::Location;
+use super::task::Task;
+use super::{DatasetError, Output, Reader, Sample, Source, Unit};
+use crate::reject::Reason;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use tokio::sync::OnceCell;
+
+const IMAGES: Wanted = Wanted { what: "images", extensions: &[".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"] };
+/// A list file larger than this is taken for a mistake.
+const MAX_LIST_BYTES: u64 = 1 << 30;
+const NAMED_IN_MESSAGE: usize = 5;
+
+/// Reads a folder of images. Made by [`super::open`], or with [`Folder::new`] over a store of one's own.
+#[derive(Debug)]
+pub struct Folder {
+    location: Location,
+    options: DatasetOptions,
+    files: OnceCell<Images>,
+}
+
+/// The files of the dataset, and the classes' names in order.
+#[derive(Debug)]
+struct Images {
+    listing: Listing,
+    classes: Vec<String>,
+}
+
+impl Folder {
+    /// A reader of the images at `location`; of `options` it uses all but captions.
+    pub fn new(location: Location, options: DatasetOptions) -> Folder {
+        Folder { location, options, files: OnceCell::new() }
+    }
+
+    async fn files(&self) -> Result<&Images, DatasetError> {
+        self.files.get_or_try_init(|| self.find()).await
+    }
+
+    async fn find(&self) -> Result<Images, DatasetError> {
+        let mut listing = Listing::find(&self.location, &IMAGES).await?;
+        listing.objects.sort_unstable_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
+        if listing.ignored > 0 {
+            tracing::info!(url = %self.location.url, ignored = listing.ignored, "files that are no images");
+        }
+        let classes = match self.options.labels {
+            Labels::Directory => self.class_names(&listing.objects)?,
+            Labels::Auto | Labels::None => Vec::new(),
+        };
+        if let Some(list) = &self.options.list {
+            select(&mut listing.objects, list, &read_list(list).await?)?;
+        }
+        Ok(Images { listing, classes })
+    }
+
+    /// The first directories' names in order; a class is a place in it.
+    fn class_names(&self, files: &[Source]) -> Result<Vec<String>, DatasetError> {
+        let url = &self.location.url;
+        let mut names = BTreeSet::new();
+        for file in files {
+            let (directory, _) = file.path.split_once('/').ok_or_else(|| {
+                let path = &file.path;
+                DatasetError::Config(format!("dataset.label = \"directory\", but {path} lies directly in {url}"))
+            })?;
+            names.insert(directory);
+        }
+        if let Some(classes) = self.options.classes
+            && names.len() as u64 > u64::from(classes)
+        {
+            let found = names.len();
+            return Err(DatasetError::Config(format!(
+                "{url} has {found} directories, but dataset.classes = {classes}"
+            )));
+        }
+        Ok(names.into_iter().map(str::to_owned).collect())
+    }
+
+    async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
+        let files = &self.files().await?.listing.objects;
+        let rows = usize::try_from(self.options.unit_rows.max(1)).unwrap_or(usize::MAX);
+        let mut start = 0;
+        let mut units = Vec::with_capacity(files.len() / rows + 1);
+        for block in files.chunks(rows) {
+            let range = start..start + block.len() as u64;
+            start = range.end;
+            let name = format!("files@{:09}-{:09}", range.start, range.end);
+            units.push(Unit { sources: vec![block_source(&name, block)], name, range: Some(range) });
+        }
+        Ok(units)
+    }
+
+    async fn read_block(&self, unit: &Unit, out: &Output) -> Result<(), DatasetError> {
+        let files = self.files().await?;
+        let range = unit.range.clone().unwrap_or_default();
+        let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
+        let block = bounds
+            .and_then(|(start, end)| files.listing.objects.get(start..end))
+            .ok_or_else(|| DatasetError::Config(format!("{} is no unit of {}", unit.name, self.location.url)))?;
+        if unit.sources.first() != Some(&block_source(&unit.name, block)) {
+            let detail = "its files are not the ones that were listed".to_owned();
+            return Err(DatasetError::Changed { path: unit.name.clone(), detail });
+        }
+        let mut ahead = Ahead { folder: self, files, rest: block.iter(), pending: VecDeque::new(), bytes: 0 };
+        for (index, file) in (0u64..).zip(block) {
+            let content = ahead.next().await?;
+            self.send(files, unit, index, file, content, out).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        files: &Images,
+        unit: &Unit,
+        index: u64,
+        file: &Source,
+        content: Option<Bytes>,
+        out: &Output,
+    ) -> Result<(), DatasetError> {
+        let path = &file.path;
+        let Some(image) = content else {
+            let (reason, message) = match file.size {
+                0 => (Reason::Empty, "the file has no bytes".to_owned()),
+                n => (Reason::TooLarge, format!("the file has {n} bytes, more than {}", self.options.max_bytes)),
+            };
+            return out.reject(unit, path, path, index, reason, message).await;
+        };
+        let directory = path.split('/').next().unwrap_or_default();
+        let label = files.classes.binary_search_by(|class| class.as_str().cmp(directory)).ok();
+        let label = label.and_then(|rank| i32::try_from(rank).ok());
+        let (source, key) = (path.clone(), path.clone());
+        out.sample(Sample { source, key, index, label, caption: None, image }).await
+    }
+}
+
+impl Reader for Folder {
+    fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>> {
+        Box::pin(self.list_units())
+    }
+
+    fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
+        Box::pin(self.read_block(unit, out))
+    }
+}
+
+/// A block of files as one source: see the head of this file.
+fn block_source(name: &str, block: &[Source]) -> Source {
+    let mut hash = Sha256::new();
+    for file in block {
+        hash.update((file.path.len() as u64).to_le_bytes());
+        hash.update(file.path.as_bytes());
+        hash.update(file.size.to_le_bytes());
+    }
+    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let size = block.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    Source { path: name.to_owned(), size, etag: Some(format!("files-sha256:{digest}")) }
+}
+
+/// The files being fetched, in order: at most `parallel_files` of them and `ahead_bytes` of their bytes (or a single file).
+struct Ahead<'a> {
+    folder: &'a Folder,
+    files: &'a Images,
+    rest: std::slice::Iter<'a, Source>,
+    pending: VecDeque<(u64, Option<Task<Bytes>>)>,
+    bytes: u64,
+}
+
+impl Ahead<'_> {
+    /// The next file's bytes; `None` for an empty or too large one, which is not fetched.
+    async fn next(&mut self) -> Result<Option<Bytes>, DatasetError> {
+        let options = &self.folder.options;
+        while let Some(file) = self.rest.as_slice().first() {
+            let fetched = file.size > 0 && file.size <= options.max_bytes;
+            let cost = if fetched { file.size } else { 0 };
+            let room =
+                self.pending.len() < options.parallel_files && self.bytes.saturating_add(cost) <= options.ahead_bytes;
+            if !room && !self.pending.is_empty() {
+                break;
+            }
+            let task = if fetched { Some(self.fetch(file)?) } else { None };
+            self.pending.push_back((cost, task));
+            self.bytes += cost;
+            self.rest.next();
+        }
+        let Some((cost, task)) = self.pending.pop_front() else { return Ok(None) };
+        self.bytes -= cost;
+        match task {
+            Some(task) => task.join().await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn fetch(&self, file: &Source) -> Result<Task<Bytes>, DatasetError> {
+        let path = self.files.listing.location(&file.path)?;
+        let object = Object::new(self.folder.location.store.clone(), path, file, &self.folder.options.read_ahead);
+        let size = file.size;
+        Ok(Task::spawn(async move { object.get(0..size).await }))
+    }
+}
+
+/// The lines of a list file: names, one per line; blank lines and a byte order mark are passed over.
+async fn read_list(list: &str) -> Result<String, DatasetError> {
+    let wanted = Wanted { what: "list file", extensions: &[] };
+    let location = Location::open(list).await?;
+    let listing = Listing::find(&location, &wanted).await?;
+    let [file] = &listing.objects[..] else {
+        return Err(DatasetError::Config(format!("dataset.list = {list} names several files")));
+    };
+    if file.size > MAX_LIST_BYTES {
+        return Err(DatasetError::Config(format!("dataset.list = {list} has {} bytes: this is no list", file.size)));
+    }
+    let object = Object::new(location.store.clone(), listing.location(&file.path)?, file, &ReadAhead::default());
+    let bytes = object.get(0..file.size).await?;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|e| DatasetError::Config(format!("dataset.list = {list} is not UTF-8 text: {e}")))?;
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
+}
+
+/// Keeps the files that the list names.
+fn select(files: &mut Vec<Source>, list: &str, text: &str) -> Result<(), DatasetError> {
+    let names: HashSet<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if names.is_empty() {
+        return Err(DatasetError::Config(format!("dataset.list = {list} names no files")));
+    }
+    let paths: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let mut by_base: HashMap<&str, Vec<usize>> = HashMap::new();
+    let mut keep = vec![false; files.len()];
+    for (at, file) in files.iter().enumerate() {
+        let path = file.path.as_str();
+        let base = path.rsplit('/').next().unwrap_or(path);
+        if names.contains(path) {
+            keep[at] = true;
+        } else if names.contains(base) && !paths.contains(base) {
+            by_base.entry(base).or_default().push(at);
+        }
+    }
+    if let Some((base, places)) = by_base.iter().filter(|(_, places)| places.len() > 1).min() {
+        let n = places.len();
+        return Err(DatasetError::Config(format!(
+            "dataset.list = {list}: {n} files are called {base}; write their paths"
+        )));
+    }
+    let found = |name: &&str| paths.contains(*name) || by_base.contains_key(*name);
+    let mut missing: Vec<&str> = names.iter().copied().filter(|name| !found(name)).collect();
+    if !missing.is_empty() {
+        missing.sort_unstable();
+        let first = missing[..missing.len().min(NAMED_IN_MESSAGE)].join(", ");
+        let (n, of) = (missing.len(), names.len());
+        return Err(DatasetError::Config(format!("{n} of the {of} names in {list} are not in the folder: {first}")));
+    }
+    by_base.values().flatten().for_each(|at| keep[*at] = true);
+    let mut kept = keep.into_iter();
+    files.retain(|_| kept.next().unwrap_or(false));
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "folder_tests.rs"]
+mod tests;

@@ -1,0 +1,147 @@
+//! The plain bytes of an archive: an object's chunks, gunzipped where the first two bytes are gzip's (the name says nothing).
+
+use super::DatasetError;
+use super::range_reader::RangeReader;
+use bytes::{Buf, Bytes};
+use flate2::write::MultiGzDecoder;
+use std::io::{self, Write};
+
+/// How much compressed data is unpacked at a time. Deflate gives at most 1032 bytes for one, so 16 MiB bounds the result.
+const PIECE: usize = 16 << 10;
+
+/// Why no more bytes come.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InputError {
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error("the compressed data ends early")]
+    Truncated,
+    #[error("the compressed data is damaged: {0}")]
+    Corrupt(String),
+    #[error("it is compressed with {0}; only gzip and uncompressed archives are read")]
+    OtherCompression(&'static str),
+}
+
+/// A stream of plain bytes, with its position.
+pub(super) struct Input {
+    source: RangeReader,
+    gunzip: Option<MultiGzDecoder<Vec<u8>>>,
+    /// Compressed bytes not unpacked yet.
+    packed: Bytes,
+    /// Plain bytes not consumed yet.
+    plain: Bytes,
+    /// What went wrong after the bytes in `plain`.
+    failure: Option<InputError>,
+    position: u64,
+    started: bool,
+}
+
+impl Input {
+    pub(super) fn new(source: RangeReader) -> Input {
+        let (packed, plain) = Default::default();
+        Input { source, gunzip: None, packed, plain, failure: None, position: 0, started: false }
+    }
+
+    /// Plain bytes consumed so far.
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Appends the next `count` bytes to `into`, fewer at the end. Returns how many.
+    pub(super) async fn read(&mut self, count: usize, into: &mut Vec<u8>) -> Result<usize, InputError> {
+        let mut done = 0;
+        while done < count && self.fill().await? {
+            let n = self.plain.len().min(count - done);
+            into.extend_from_slice(&self.plain[..n]);
+            self.plain.advance(n);
+            self.position += n as u64;
+            done += n;
+        }
+        Ok(done)
+    }
+
+    /// Passes over the next `count` bytes, without fetching them where the store allows. Returns how many: fewer at the end.
+    pub(super) async fn skip(&mut self, count: u64) -> Result<u64, InputError> {
+        let mut done = 0;
+        while done < count && (self.gunzip.is_some() || !self.plain.is_empty() || !self.started) && self.fill().await? {
+            let n = self.plain.len().min(usize::try_from(count - done).unwrap_or(usize::MAX));
+            self.plain.advance(n);
+            done += n as u64;
+        }
+        if done < count && self.gunzip.is_none() {
+            done += self.source.skip(count - done);
+        }
+        self.position += done;
+        Ok(done)
+    }
+
+    /// Sees to it that `plain` holds something; false at the end.
+    async fn fill(&mut self) -> Result<bool, InputError> {
+        while self.plain.is_empty() {
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            if self.packed.is_empty() {
+                match self.source.chunk().await? {
+                    Some(chunk) if self.gunzip.is_some() => self.packed = chunk,
+                    Some(chunk) => self.begin(chunk)?,
+                    None => return self.finish(),
+                }
+            }
+            self.unpack();
+        }
+        Ok(true)
+    }
+
+    /// Takes a chunk of an archive that is not known to be compressed; the first one decides.
+    fn begin(&mut self, chunk: Bytes) -> Result<(), InputError> {
+        if !std::mem::replace(&mut self.started, true) {
+            match &chunk[..] {
+                [0x1f, 0x8b, ..] => {
+                    self.gunzip = Some(MultiGzDecoder::new(Vec::new()));
+                    self.packed = chunk;
+                    return Ok(());
+                }
+                [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(InputError::OtherCompression("zstd")),
+                [b'B', b'Z', b'h', ..] => return Err(InputError::OtherCompression("bzip2")),
+                [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(InputError::OtherCompression("xz")),
+                _ => {}
+            }
+        }
+        self.plain = chunk;
+        Ok(())
+    }
+
+    /// Unpacks one piece. What was unpacked before a failure is kept; the failure comes after it.
+    fn unpack(&mut self) {
+        let Some(decoder) = &mut self.gunzip else { return };
+        let piece = self.packed.split_to(self.packed.len().min(PIECE));
+        if let Err(error) = decoder.write_all(&piece) {
+            self.failure = Some(broken(error));
+        }
+        self.plain = std::mem::take(decoder.get_mut()).into();
+    }
+
+    fn finish(&mut self) -> Result<bool, InputError> {
+        let Some(mut decoder) = self.gunzip.take() else { return Ok(false) };
+        // The gzip stream is over: from here on the input is a plain one that has ended.
+        if let Err(error) = decoder.try_finish() {
+            self.failure = Some(broken(error));
+        }
+        self.plain = std::mem::take(decoder.get_mut()).into();
+        match (self.plain.is_empty(), self.failure.take()) {
+            (true, Some(failure)) => Err(failure),
+            (empty, failure) => {
+                self.failure = failure;
+                Ok(!empty)
+            }
+        }
+    }
+}
+
+fn broken(error: io::Error) -> InputError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => InputError::Truncated,
+        _ => InputError::Corrupt(error.to_string()),
+    }
+}

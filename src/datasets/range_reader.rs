@@ -1,0 +1,260 @@
+//! Reads an object from its beginning to its end by ranged GETs that run ahead, never holding it whole.
+//!
+//! At most [`ReadAhead::parallel`] + 1 ranges of [`ReadAhead::chunk`] bytes are in memory. A request that fails in a way that
+//! can pass is repeated with backoff; a body that breaks is resumed after the last byte received. Every answer must come from
+//! the same version of the object (size, entity tag, time of change): else the unit fails with [`DatasetError::Changed`].
+
+use super::task::Task;
+use super::{DatasetError, Source};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use object_store::path::Path;
+use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// How far and in which steps objects are read ahead, and how failures are repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAhead {
+    /// Bytes a ranged GET asks for.
+    pub chunk: u64,
+    /// How many GETs of one object are under way beyond the chunk being read.
+    pub parallel: usize,
+    /// How often a range is asked for before the unit fails. The store's own retries come on top, for each time.
+    pub attempts: u32,
+    /// The wait after the first failure; it doubles each time.
+    pub backoff: Duration,
+}
+
+impl Default for ReadAhead {
+    fn default() -> Self {
+        ReadAhead { chunk: 8 << 20, parallel: 2, attempts: 4, backoff: Duration::from_millis(250) }
+    }
+}
+
+/// An object in its store, with what is known of its version.
+#[derive(Clone)]
+pub struct Object {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    /// For messages.
+    name: Arc<str>,
+    size: u64,
+    etag: Option<Arc<str>>,
+    /// The version the first answer came from.
+    version: Arc<OnceLock<(Option<String>, i64)>>,
+    options: ReadAhead,
+}
+
+impl Object {
+    /// The object at `path` that was listed as `source`.
+    pub fn new(store: Arc<dyn ObjectStore>, path: Path, source: &Source, options: &ReadAhead) -> Object {
+        Object {
+            store,
+            path,
+            name: source.path.as_str().into(),
+            size: source.size,
+            etag: source.etag.as_deref().map(Into::into),
+            version: Arc::default(),
+            options: options.clone(),
+        }
+    }
+
+    /// Reads `range`, repeating and resuming as needed. Fails unless all bytes came from one version of the object.
+    pub async fn get(&self, range: Range<u64>) -> Result<Bytes, DatasetError> {
+        let mut received = Vec::new();
+        let mut attempt = 1;
+        loop {
+            let start = range.start + received.iter().map(|b: &Bytes| b.len() as u64).sum::<u64>();
+            if start >= range.end {
+                return Ok(joined(received));
+            }
+            let error = match self.get_once(start..range.end, &mut received).await {
+                Ok(()) => continue,
+                Err(error) => error,
+            };
+            match error {
+                DatasetError::Store { source, path } if may_pass(&source) && attempt < self.options.attempts => {
+                    let wait = self.options.backoff * 2u32.saturating_pow(attempt - 1);
+                    tracing::warn!(%path, attempt, of = self.options.attempts, ?wait, error = %source, "reading again");
+                    tokio::time::sleep(wait).await;
+                    attempt += 1;
+                }
+                error => return Err(error),
+            }
+        }
+    }
+
+    /// One request; what arrives is pushed to `received` even if the body breaks later.
+    async fn get_once(&self, range: Range<u64>, received: &mut Vec<Bytes>) -> Result<(), DatasetError> {
+        let failed = |source| DatasetError::Store { path: self.name.to_string(), source };
+        let whole = range == (0..self.size);
+        // A whole object needs no range: the request is simpler, and servers without ranges can answer it.
+        let options = GetOptions { range: (!whole).then(|| range.clone().into()), ..GetOptions::default() };
+        let result = match self.store.get_opts(&self.path, options).await {
+            Err(object_store::Error::Precondition { source, .. }) => return Err(self.changed(source.to_string())),
+            other => other.map_err(failed)?,
+        };
+        self.check(&result.meta)?;
+        let wanted = range.end - range.start;
+        let before = length(received);
+        match result.payload {
+            // On a local disk: one read of the whole range, on a blocking thread.
+            GetResultPayload::File(..) => received.push(result.bytes().await.map_err(failed)?),
+            GetResultPayload::Stream(mut body) => {
+                while let Some(bytes) = body.next().await {
+                    received.push(bytes.map_err(failed)?);
+                }
+            }
+        }
+        match length(received) - before {
+            n if n == wanted => Ok(()),
+            n => Err(failed(object_store::Error::Generic {
+                store: "body",
+                source: format!("it ended after {n} of {wanted} bytes").into(),
+            })),
+        }
+    }
+
+    fn check(&self, meta: &ObjectMeta) -> Result<(), DatasetError> {
+        if meta.size != self.size {
+            return Err(self.changed(format!("{} bytes instead of {}", meta.size, self.size)));
+        }
+        if let (Some(listed), Some(now)) = (self.etag.as_deref(), meta.e_tag.as_deref())
+            && listed != now
+        {
+            return Err(self.changed(format!("entity tag {now} instead of {listed}")));
+        }
+        let version = (meta.e_tag.clone(), meta.last_modified.timestamp_micros());
+        match self.version.get_or_init(|| version.clone()) == &version {
+            true => Ok(()),
+            false => Err(self.changed("two requests were answered from two versions".into())),
+        }
+    }
+
+    fn changed(&self, detail: String) -> DatasetError {
+        DatasetError::Changed { path: self.name.to_string(), detail }
+    }
+}
+
+fn length(parts: &[Bytes]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+fn joined(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() <= 1 {
+        return parts.pop().unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+    parts.iter().for_each(|part| all.extend_from_slice(part));
+    all.freeze()
+}
+
+/// Whether a repetition can help: not when the object is missing, forbidden or named wrongly.
+fn may_pass(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
+}
+
+/// Streams one object in order.
+pub struct RangeReader {
+    object: Object,
+    /// Where the next chunk handed out starts.
+    position: u64,
+    /// Where the next request starts.
+    next: u64,
+    ahead: VecDeque<(Range<u64>, Task<Bytes>)>,
+}
+
+impl RangeReader {
+    /// A reader at the start of `object`. Nothing is asked for before the first [`RangeReader::chunk`].
+    pub fn new(object: Object) -> RangeReader {
+        RangeReader { object, position: 0, next: 0, ahead: VecDeque::new() }
+    }
+
+    /// Size of the object in bytes.
+    pub fn size(&self) -> u64 {
+        self.object.size
+    }
+
+    /// The next bytes, `None` at the end. Must run inside a tokio runtime.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, DatasetError> {
+        while self.ahead.len() <= self.object.options.parallel && self.next < self.object.size {
+            let range = self.next..self.object.size.min(self.next.saturating_add(self.object.options.chunk.max(1)));
+            self.next = range.end;
+            let (object, wanted) = (self.object.clone(), range.clone());
+            self.ahead.push_back((range, Task::spawn(async move { object.get(wanted).await })));
+        }
+        let Some((range, task)) = self.ahead.pop_front() else { return Ok(None) };
+        let bytes = task.join().await?;
+        // A skip may have ended inside this range.
+        let behind = usize::try_from(self.position - range.start).unwrap_or(usize::MAX).min(bytes.len());
+        self.position = range.end;
+        Ok(Some(bytes.slice(behind..)))
+    }
+
+    /// Passes over `count` bytes of those not handed out yet; requests that lie wholly inside are dropped. Returns how many
+    /// bytes were passed over: fewer at the end of the object.
+    pub fn skip(&mut self, count: u64) -> u64 {
+        let target = self.position.saturating_add(count).min(self.object.size);
+        let passed = target - self.position;
+        self.position = target;
+        while self.ahead.front().is_some_and(|(range, _)| range.end <= target) {
+            self.ahead.pop_front();
+        }
+        self.next = self.next.max(target);
+        passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+
+    async fn reader(size: u8, chunk: u64, parallel: usize) -> (Arc<InMemory>, RangeReader) {
+        let store = Arc::new(InMemory::new());
+        let data: Vec<u8> = (0..size).collect();
+        store.put(&Path::from("o"), data.into()).await.unwrap();
+        let source = Source { path: "o".into(), size: size.into(), etag: None };
+        let options = ReadAhead { chunk, parallel, attempts: 1, backoff: Duration::ZERO };
+        (store.clone(), RangeReader::new(Object::new(store, Path::from("o"), &source, &options)))
+    }
+
+    #[tokio::test]
+    async fn chunks_join_to_the_object() {
+        for (size, chunk, parallel) in [(0, 4, 1), (1, 4, 0), (8, 4, 1), (100, 7, 3), (100, 1000, 2)] {
+            let (_store, mut reader) = reader(size, chunk, parallel).await;
+            let mut all = Vec::new();
+            while let Some(bytes) = reader.chunk().await.unwrap() {
+                all.extend_from_slice(&bytes);
+            }
+            assert_eq!(all, (0..size).collect::<Vec<u8>>(), "{size} {chunk} {parallel}");
+        }
+    }
+
+    #[tokio::test]
+    async fn skipping_lands_where_it_says() {
+        for skip in 0..=90u64 {
+            let (_store, mut reader) = reader(100, 8, 2).await;
+            assert_eq!(reader.chunk().await.unwrap().unwrap().len(), 8);
+            assert_eq!(reader.skip(skip), skip);
+            assert_eq!(reader.chunk().await.unwrap().unwrap()[0], 8 + skip as u8, "{skip}");
+        }
+        let (_store, mut reader) = reader(100, 8, 2).await;
+        assert_eq!(reader.skip(1000), 100);
+        assert_eq!(reader.chunk().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_changed_object_is_noticed() {
+        let (store, mut reader) = reader(100, 8, 0).await;
+        reader.chunk().await.unwrap();
+        store.put(&Path::from("o"), vec![0; 100].into()).await.unwrap();
+        assert!(matches!(reader.chunk().await, Err(DatasetError::Changed { .. })));
+        store.put(&Path::from("o"), vec![0; 10].into()).await.unwrap();
+        assert!(matches!(reader.chunk().await, Err(DatasetError::Changed { .. })));
+    }
+}

@@ -1,0 +1,255 @@
+//! From encoded bytes to the square crops a tokenizer takes.
+
+use super::cv2::{Axis, resize_window};
+use super::decode::{Area, decode_area};
+use super::probe::probe;
+use super::resize::{Buffers, Filter, resize_square};
+use super::{Header, ImageError, Limits, cost};
+use crate::random::{Purpose, RowKey};
+use std::cell::RefCell;
+
+/// How pixels are resampled, and with that the order of crop and resize.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resize {
+    /// Crops a square of the shorter side, then resizes as Pillow's `BICUBIC` (a = -0.5, antialiased): the paper's LSUN.
+    PillowBicubic,
+    /// As `PillowBicubic`, with Pillow's `LANCZOS` (3 lobes).
+    PillowLanczos,
+    /// As `PillowBicubic`, with Pillow's `BILINEAR` (a triangle, antialiased).
+    PillowBilinear,
+    /// As `PillowBicubic`, with Pillow's `BOX`.
+    PillowBox,
+    /// Resizes the shorter side to the size as OpenCV's `INTER_LINEAR` (no antialiasing), then crops: the paper's FFHQ and
+    /// ImageNet (albumentations `SmallestMaxSize`, then `CenterCrop` or `RandomCrop`).
+    Cv2Linear,
+}
+
+impl Resize {
+    fn filter(self) -> Option<Filter> {
+        match self {
+            Resize::PillowBicubic => Some(Filter::Bicubic),
+            Resize::PillowLanczos => Some(Filter::Lanczos),
+            Resize::PillowBilinear => Some(Filter::Bilinear),
+            Resize::PillowBox => Some(Filter::Box),
+            Resize::Cv2Linear => None,
+        }
+    }
+}
+
+/// Where crops lie along the longer side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CropMode {
+    /// In the middle, rounded down.
+    Center,
+    /// At a random offset, drawn from the row's own random numbers.
+    Random,
+}
+
+/// Whether mirror images are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flip {
+    None,
+    /// Each crop is followed by its mirror image, left to right, as a row of its own.
+    Both,
+}
+
+/// What is done to each image of a dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preprocess {
+    /// Side of the crops after resizing, in pixels; at least 1.
+    pub size: u32,
+    pub resize: Resize,
+    pub crop: CropMode,
+    /// Crops an image. More than one makes sense with [`CropMode::Random`] only.
+    pub crops: u32,
+    pub flip: Flip,
+    pub limits: Limits,
+}
+
+/// The square of the original that a crop shows, in original pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CropRect {
+    pub x: u32,
+    pub y: u32,
+    /// Its side: always the image's shorter side.
+    pub size: u32,
+}
+
+/// One row for the tokenizer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crop {
+    /// `[size, size, 3]`, 8 bits.
+    pub pixels: Vec<u8>,
+    /// Width and height of the original, as stored.
+    pub original: (u32, u32),
+    /// Where it lies in the original. Exact for the Pillow resizes; with [`Resize::Cv2Linear`], which crops after resizing, the
+    /// window's offset is scaled back and rounded to the nearest pixel.
+    pub rect: CropRect,
+    /// Whether it is the mirror image of what `rect` shows.
+    pub flipped: bool,
+    /// Its number among the rows of its image, `0..rows_per_image()`: what its row key counts.
+    pub index: u32,
+}
+
+/// A window of the resized image, or of the original where the crop comes first.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    x: u32,
+    y: u32,
+    rect: CropRect,
+}
+
+/// Buffers of a worker thread that are worth keeping between images.
+#[derive(Default)]
+struct Scratch {
+    buffers: Buffers,
+    pixels: Vec<u8>,
+}
+
+/// Buffers above this many bytes go back to the system: one huge image must not cost each worker that memory for good.
+const KEPT_BYTES: usize = 4 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Preprocess {
+    /// Rows that one image becomes.
+    pub fn rows_per_image(&self) -> u32 {
+        match self.flip {
+            Flip::None => self.crops,
+            Flip::Both => self.crops.saturating_mul(2),
+        }
+    }
+
+    /// Bytes of memory that an image and the rows it becomes occupy until the rows leave: [`cost`] plus the rows.
+    pub fn cost(&self, bytes: &[u8]) -> u64 {
+        let row = u64::from(self.size) * u64::from(self.size) * 3;
+        cost(bytes, &self.limits).saturating_add(row.saturating_mul(u64::from(self.rows_per_image())))
+    }
+
+    /// Decodes an image and cuts its crops, in the order of [`Crop::index`]: crop 0, its mirror image (with [`Flip::Both`]),
+    /// crop 1 and so on. `row` gives the random numbers of the row of an index; a mirror image shares the place of its crop.
+    ///
+    /// # Errors
+    /// Those of [`decode`](super::decode()).
+    pub fn prepare(&self, bytes: &[u8], row: impl Fn(u32) -> RowKey) -> Result<Vec<Crop>, ImageError> {
+        let header = probe(bytes, &self.limits)?;
+        let per_crop = if self.flip == Flip::Both { 2 } else { 1 };
+        let plans: Vec<Plan> = (0..self.crops).map(|crop| self.plan(&header, || row(crop * per_crop))).collect();
+        let mut scratch = SCRATCH.take();
+        let result = self.cut(bytes, &header, &plans, &mut scratch);
+        if scratch.pixels.capacity() > KEPT_BYTES {
+            scratch.pixels = Vec::new();
+        }
+        if scratch.buffers.bytes() > KEPT_BYTES {
+            scratch.buffers = Buffers::default();
+        }
+        SCRATCH.set(scratch);
+        result
+    }
+
+    fn cut(
+        &self,
+        bytes: &[u8],
+        header: &Header,
+        plans: &[Plan],
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Crop>, ImageError> {
+        let Some(wanted) = plans.iter().map(|plan| self.reads(header, plan)).reduce(join) else {
+            return Ok(Vec::new());
+        };
+        let area = decode_area(bytes, header, wanted, &mut scratch.pixels)?;
+        let mut crops = Vec::with_capacity(self.rows_per_image() as usize);
+        for plan in plans {
+            let pixels = self.render(header, plan, area, scratch);
+            let crop = Crop {
+                pixels,
+                original: (header.width, header.height),
+                rect: plan.rect,
+                flipped: false,
+                index: crops.len() as u32,
+            };
+            let mirrored = (self.flip == Flip::Both).then(|| Crop {
+                pixels: mirror(&crop.pixels, self.size),
+                flipped: true,
+                index: crop.index + 1,
+                ..crop.clone()
+            });
+            crops.push(crop);
+            crops.extend(mirrored);
+        }
+        Ok(crops)
+    }
+
+    /// Where a crop lies.
+    fn plan(&self, header: &Header, row: impl FnOnce() -> RowKey) -> Plan {
+        let (width, height) = (header.width, header.height);
+        let side = width.min(height);
+        let (full, window) = match self.resize {
+            Resize::Cv2Linear => {
+                let (x, y) = self.axes(header);
+                ((x.to, y.to), self.size)
+            }
+            _ => ((width, height), side),
+        };
+        let room = (full.0.saturating_sub(window), full.1.saturating_sub(window));
+        let (x, y) = match self.crop {
+            CropMode::Center => (room.0 / 2, room.1 / 2),
+            CropMode::Random => {
+                let row = row();
+                let draw = |position, room: u32| row.below(Purpose::Crop, position, room.saturating_add(1));
+                (draw(0, room.0), draw(1, room.1))
+            }
+        };
+        let back = |at: u32, full: u32, original: u32| {
+            let scaled = (f64::from(at) * f64::from(original) / f64::from(full)).round() as u32;
+            scaled.min(original - side)
+        };
+        Plan { x, y, rect: CropRect { x: back(x, full.0, width), y: back(y, full.1, height), size: side } }
+    }
+
+    /// The sizes albumentations' `SmallestMaxSize` resizes to: half to even, as Python's `round`.
+    fn axes(&self, header: &Header) -> (Axis, Axis) {
+        let scale = f64::from(self.size) / f64::from(header.width.min(header.height));
+        let axis = |from: u32| Axis { from, to: ((f64::from(from) * scale).round_ties_even() as u32).max(self.size) };
+        (axis(header.width), axis(header.height))
+    }
+
+    /// The pixels of the original that a crop depends on.
+    fn reads(&self, header: &Header, plan: &Plan) -> Area {
+        let (x, y) = match self.resize {
+            Resize::Cv2Linear => {
+                let axes = self.axes(header);
+                (axes.0.sources(plan.x..plan.x + self.size), axes.1.sources(plan.y..plan.y + self.size))
+            }
+            _ => (plan.x..plan.x + plan.rect.size, plan.y..plan.y + plan.rect.size),
+        };
+        Area { x: x.start, y: y.start, width: x.end - x.start, height: y.end - y.start }
+    }
+
+    fn render(&self, header: &Header, plan: &Plan, area: Area, scratch: &mut Scratch) -> Vec<u8> {
+        let Scratch { buffers, pixels } = scratch;
+        match self.resize.filter() {
+            Some(filter) => resize_square(buffers, filter, pixels, area, (plan.x, plan.y, plan.rect.size), self.size),
+            None => resize_window(pixels, area, self.axes(header), (plan.x, plan.y), self.size),
+        }
+    }
+}
+
+/// The smallest area that holds both.
+fn join(a: Area, b: Area) -> Area {
+    let (x, y) = (a.x.min(b.x), a.y.min(b.y));
+    let right = (a.x + a.width).max(b.x + b.width);
+    let bottom = (a.y + a.height).max(b.y + b.height);
+    Area { x, y, width: right - x, height: bottom - y }
+}
+
+/// The mirror image of a square of RGB pixels, left to right.
+fn mirror(pixels: &[u8], size: u32) -> Vec<u8> {
+    let mut mirrored = Vec::with_capacity(pixels.len());
+    for row in pixels.chunks_exact(size as usize * 3) {
+        mirrored.extend(row.rchunks_exact(3).flatten());
+    }
+    mirrored
+}

@@ -1,0 +1,275 @@
+//! An output directory: which units are done, whose run it belongs to, and the traces of killed runs.
+
+use super::names::{path_of_unit, unit_of_path};
+use super::{Manifest, TableError};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use std::collections::BTreeSet;
+use std::path::{Path as DiskPath, PathBuf};
+use std::sync::Arc;
+
+const MANIFEST: &str = "manifest.json";
+/// The folders of tables that one run writes.
+const TABLES: [&str; 2] = ["latents", "rejects"];
+/// Several ranks may begin at once, and sweep each other's stage of the manifest; each try finds it nearer to done.
+const MANIFEST_TRIES: usize = 20;
+const DELETES_IN_FLIGHT: usize = 16;
+
+/// An output directory in an object store.
+///
+/// A local store must be opened with `LocalFileSystem::with_fsync(true)`: only then does a commit survive a power cut.
+/// Local stores stage an upload as `name#1` and rename it; their listings hide such files, and so they are swept on the
+/// disk itself, below `disk`. Uploads that a killed run left unfinished in an object store cannot be listed through
+/// `object_store`: a lifecycle rule of the bucket ("abort incomplete multipart uploads") removes them.
+#[derive(Clone, Debug)]
+pub struct OutputDir {
+    store: Arc<dyn ObjectStore>,
+    root: Path,
+    disk: Option<PathBuf>,
+}
+
+impl OutputDir {
+    /// The directory `root` of `store`; `disk` is its path when the store is a local disk.
+    pub fn new(store: Arc<dyn ObjectStore>, root: Path, disk: Option<PathBuf>) -> OutputDir {
+        OutputDir { store, root, disk }
+    }
+
+    /// The local directory `disk`, which must exist.
+    pub fn local(disk: impl AsRef<DiskPath>) -> Result<OutputDir, TableError> {
+        let disk = disk.as_ref();
+        let store = LocalFileSystem::new_with_prefix(disk)
+            .map_err(|source| TableError::Store { path: disk.display().to_string(), source })?;
+        Ok(OutputDir::new(Arc::new(store.with_fsync(true)), Path::default(), Some(disk.to_owned())))
+    }
+
+    /// The store the directory lies in.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// The directory's path in its store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the latents of `unit` lie.
+    pub fn latents(&self, unit: &str) -> Result<Path, TableError> {
+        path_of_unit(&self.root, "latents", unit)
+    }
+
+    /// Where the rejects of `unit` lie.
+    pub fn rejects(&self, unit: &str) -> Result<Path, TableError> {
+        path_of_unit(&self.root, "rejects", unit)
+    }
+
+    /// The manifest, when the directory has one: its identity is what settings on `auto` take.
+    pub async fn manifest(&self) -> Result<Option<Manifest>, TableError> {
+        let path = self.file(MANIFEST);
+        match self.get(&path).await? {
+            Some(text) => Manifest::from_json(&path, &text).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Begins a run, or goes on with one: writes the manifest once, or compares it with the one that is there. Latents
+    /// without a manifest are refused too.
+    pub async fn begin(&self, manifest: &Manifest) -> Result<(), TableError> {
+        let path = self.file(MANIFEST);
+        let mut tries = 0;
+        loop {
+            if let Some(recorded) = self.manifest().await? {
+                manifest.check(&recorded, &path)?;
+                // Stages of the manifest serve nobody once it is there.
+                return self.sweep_stages_of(&path).await.map(drop);
+            }
+            if !self.is_empty("latents").await? {
+                let detail = "missing beside a latents folder: these are not known to be of this run; pass --overwrite \
+                              to delete them, or choose another output directory";
+                return Err(TableError::format(&path, detail));
+            }
+            tries += 1;
+            match self.create(&path, manifest.to_json()).await {
+                Ok(()) => {}
+                Err(error) if tries >= MANIFEST_TRIES => return Err(TableError::store(&path, error)),
+                // Another rank was faster, or swept our stage: look again.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Puts `text` at `path` unless there is something already.
+    async fn create(&self, path: &Path, text: String) -> Result<(), object_store::Error> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(path, text.clone().into(), options).await {
+            // A store without conditional puts: all ranks write the same bytes.
+            Err(object_store::Error::NotImplemented { .. }) => self.store.put(path, text.into()).await.map(drop),
+            done => done.map(drop),
+        }
+    }
+
+    /// Deletes what this run is about to write anew, for `--overwrite`: the files of its `own` units, and, when
+    /// `leftovers` is set (on one rank of the world), all files of units that `manifest` does not have. Then replaces the
+    /// manifest. Other ranks' units are theirs to delete.
+    pub async fn overwrite(&self, manifest: &Manifest, own: &[&str], leftovers: bool) -> Result<(), TableError> {
+        let own: BTreeSet<&str> = own.iter().copied().collect();
+        let known: BTreeSet<&str> = manifest.units.iter().map(|unit| unit.name.as_str()).collect();
+        for table in TABLES {
+            let doomed: Vec<Path> = self
+                .list(table)
+                .await?
+                .into_iter()
+                .filter(|path| match unit_of_path(&self.root, table, path) {
+                    Some(unit) if known.contains(unit.as_str()) => own.contains(unit.as_str()),
+                    _ => leftovers,
+                })
+                .collect();
+            let delete = |path: Path| async move {
+                match self.store.delete(&path).await {
+                    Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
+                    Err(error) => Err(TableError::store(&path, error)),
+                }
+            };
+            futures::stream::iter(doomed)
+                .map(delete)
+                .buffer_unordered(DELETES_IN_FLIGHT)
+                .try_collect::<Vec<()>>()
+                .await?;
+        }
+        let units: Vec<&str> = own.into_iter().collect();
+        self.sweep(&units).await?;
+        self.put(MANIFEST, manifest.to_json()).await
+    }
+
+    /// Names of the units that are done.
+    pub async fn done(&self) -> Result<BTreeSet<String>, TableError> {
+        let paths = self.list("latents").await?;
+        Ok(paths.iter().filter_map(|path| unit_of_path(&self.root, "latents", path)).collect())
+    }
+
+    /// Removes what killed runs left of the `own` units: stage files of uploads that were never completed. Those of other
+    /// units may belong to a rank that is writing them now. Returns how many there were.
+    pub async fn sweep(&self, own: &[&str]) -> Result<usize, TableError> {
+        let mut swept = 0;
+        for unit in own {
+            swept += self.sweep_stages_of(&self.latents(unit)?).await?;
+            swept += self.sweep_stages_of(&self.rejects(unit)?).await?;
+        }
+        Ok(swept)
+    }
+
+    async fn sweep_stages_of(&self, path: &Path) -> Result<usize, TableError> {
+        let Some(disk) = self.on_disk(path) else { return Ok(0) };
+        let mut swept = 0;
+        for stage in stages_of(&disk).await? {
+            match tokio::fs::remove_file(&stage).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(disk_error(&stage, error)),
+                _ => swept += 1,
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Every stage file below the directory, relative to it, for reports. Empty on stores that have none.
+    pub async fn stages(&self) -> Result<Vec<String>, TableError> {
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let (mut found, mut folders) = (Vec::new(), vec![disk.clone()]);
+        while let Some(folder) = folders.pop() {
+            let top = folder == *disk;
+            for (path, is_dir) in entries(&folder).await? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if is_dir && (!top || TABLES.contains(&name.as_str())) {
+                    folders.push(path);
+                } else if !is_dir && is_stage(&name) {
+                    found.push(path.strip_prefix(disk).unwrap_or(&path).display().to_string());
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Puts a small file beside the tables, whole or not at all: `run.json`.
+    pub async fn put(&self, name: &str, text: String) -> Result<(), TableError> {
+        let path = self.file(name);
+        self.store.put(&path, text.into()).await.map_err(|error| TableError::store(&path, error))?;
+        Ok(())
+    }
+
+    /// All objects in the folder of `table`, in the order of their paths.
+    pub async fn list(&self, table: &str) -> Result<Vec<Path>, TableError> {
+        let folder = self.file(table);
+        let listed = self.store.list(Some(&folder)).map_ok(|meta| meta.location).try_collect::<Vec<Path>>().await;
+        match listed {
+            Ok(mut paths) => {
+                paths.sort();
+                Ok(paths)
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(TableError::store(&folder, error)),
+        }
+    }
+
+    async fn is_empty(&self, table: &str) -> Result<bool, TableError> {
+        Ok(self.list(table).await?.is_empty())
+    }
+
+    async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {
+        let bytes = match self.store.get(path).await {
+            Ok(object) => object.bytes().await,
+            Err(error) => Err(error),
+        };
+        match bytes {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(TableError::store(path, error)),
+        }
+    }
+
+    fn file(&self, name: &str) -> Path {
+        self.root.clone().join(name)
+    }
+
+    fn on_disk(&self, path: &Path) -> Option<PathBuf> {
+        let disk = self.disk.as_ref()?;
+        let rest = path.as_ref().strip_prefix(self.root.as_ref())?;
+        Some(disk.join(rest.trim_start_matches('/')))
+    }
+}
+
+/// The stages of the file at `path`: `<path>#<digits>` in its folder.
+async fn stages_of(path: &DiskPath) -> Result<Vec<PathBuf>, TableError> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(Vec::new()) };
+    let name = name.to_string_lossy().into_owned();
+    let stage = |path: &PathBuf| {
+        let entry = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        is_stage(&entry) && entry.rsplit_once('#').is_some_and(|(base, _)| base == name)
+    };
+    Ok(entries(folder).await?.into_iter().map(|(path, _)| path).filter(stage).collect())
+}
+
+/// Whether a local store's listing hides a file of this name as an unfinished upload.
+fn is_stage(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// What is in a folder, and whether each is a folder itself; nothing when there is no such folder.
+async fn entries(folder: &DiskPath) -> Result<Vec<(PathBuf, bool)>, TableError> {
+    let mut found = Vec::new();
+    let mut listing = match tokio::fs::read_dir(folder).await {
+        Ok(listing) => listing,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(disk_error(folder, error)),
+    };
+    while let Some(entry) = listing.next_entry().await.map_err(|error| disk_error(folder, error))? {
+        let kind = entry.file_type().await.map_err(|error| disk_error(&entry.path(), error))?;
+        found.push((entry.path(), kind.is_dir()));
+    }
+    Ok(found)
+}
+
+fn disk_error(path: &DiskPath, source: std::io::Error) -> TableError {
+    TableError::Disk { path: path.display().to_string(), source }
+}

@@ -1,0 +1,67 @@
+//! One work unit's output, committed as one: its rejects first, then its latents.
+
+use super::{LatentRow, LatentsWriter, OutputDir, Provenance, RejectsWriter, TableError};
+use crate::reject::Reject;
+use std::sync::Arc;
+
+/// Writes the two files of one work unit. Until [`UnitWriter::commit`], neither is visible; once the latents are, the unit
+/// is done. Killed in between, the unit is not done, and the next run writes both again, byte for byte.
+pub struct UnitWriter {
+    latents: LatentsWriter,
+    rejects: RejectsWriter,
+}
+
+/// What a committed unit holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnitSummary {
+    /// Rows of latents.
+    pub rows: u64,
+    /// Samples that gave rows.
+    pub samples: u64,
+    /// Rows of rejects.
+    pub rejects: u64,
+    /// Bytes of both files.
+    pub bytes: u64,
+}
+
+impl UnitWriter {
+    /// A writer of the unit named `unit` in `dir`.
+    pub fn create(dir: &OutputDir, provenance: &Arc<Provenance>, unit: &str) -> Result<UnitWriter, TableError> {
+        let store = dir.store();
+        Ok(UnitWriter {
+            latents: LatentsWriter::create(store.clone(), dir.latents(unit)?, unit, provenance.clone())?,
+            rejects: RejectsWriter::create(store.clone(), dir.rejects(unit)?, unit, provenance.clone())?,
+        })
+    }
+
+    /// Adds the next row, in the order of the input.
+    pub async fn row(&mut self, row: LatentRow) -> Result<(), TableError> {
+        self.latents.push(row).await
+    }
+
+    /// Adds the next reject.
+    pub async fn reject(&mut self, reject: Reject) -> Result<(), TableError> {
+        self.rejects.push(reject).await
+    }
+
+    /// Makes the unit done. A unit without rows or rejects has empty files.
+    pub async fn commit(self) -> Result<UnitSummary, TableError> {
+        let (samples, rejects) = (self.latents.samples(), self.rejects.rows());
+        let rejects_bytes = match self.rejects.finish(samples).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // The first error tells what happened; one of the cleaning up would hide it.
+                let _ = self.latents.abort().await;
+                return Err(error);
+            }
+        };
+        let (info, latents_bytes) = self.latents.finish(rejects).await?;
+        Ok(UnitSummary { rows: info.rows, samples, rejects, bytes: rejects_bytes + latents_bytes })
+    }
+
+    /// Drops the unit's output. Nothing of it appears.
+    pub async fn abort(self) -> Result<(), TableError> {
+        let (rejects, latents) = (self.rejects.abort().await, self.latents.abort().await);
+        rejects.and(latents)
+    }
+}

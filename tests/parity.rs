@@ -1,0 +1,120 @@
+//! Numeric parity with the authors' code: every fixture of a directory is found, dispatched on its kind and compared.
+//!
+//! A fixture is a `.safetensors` file with weights (`w.*`), inputs (`in.*`), outputs (`out.*`) and its config as metadata. Its
+//! kind is the longest known kind its name begins with, so that `vqgan_remap-B.safetensors` needs no code. The directories are
+//! `tests/fixtures/parity` and `$IMAGEBART_PARITY_DIR`. `cargo test --release --test parity -- --nocapture` prints the table.
+
+#[path = "parity/commitment.rs"]
+mod commitment;
+#[path = "parity/fixture.rs"]
+mod fixture;
+#[path = "parity/gumbel.rs"]
+mod gumbel;
+#[path = "parity/preprocessing.rs"]
+mod preprocessing;
+#[path = "parity/vqgan.rs"]
+mod vqgan;
+
+use fixture::Fixture;
+use std::path::{Path, PathBuf};
+
+/// What is done with fixtures of a kind.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Compares every output; returns an error where the fixture cannot be understood.
+    Check(fn(&mut Fixture) -> fixture::Outcome),
+    /// The part of the project that will be compared, and is not built yet.
+    Later(&'static str),
+}
+
+const KINDS: &[(&str, Kind)] = &[
+    ("chain_greedy", Kind::Later("chain")),
+    ("chain_greedy_cond", Kind::Later("chain")),
+    ("compute_loss", Kind::Later("chain")),
+    ("ema", Kind::Later("training")),
+    ("forward_posterior", Kind::Later("chain")),
+    ("gpt", Kind::Later("chain")),
+    ("grad_", Kind::Later("chain")),
+    ("gumbelvq", Kind::Check(gumbel::check)),
+    ("gumbelvq_remap", Kind::Check(gumbel::check)),
+    ("inpaint_greedy", Kind::Later("chain")),
+    ("lpips_formula_weights", Kind::Later("tokenizer's training")),
+    ("lr_schedule", Kind::Later("training")),
+    ("noise_schedules", Kind::Later("chain")),
+    ("optimizer_groups", Kind::Later("training")),
+    ("preprocessing", Kind::Check(pixels)),
+    ("sampling_probs", Kind::Later("chain")),
+    ("vq_commitment", Kind::Check(commitment::check)),
+    ("vqgan_encode_decode", Kind::Check(vqgan::encode_decode)),
+    ("vqgan_losses", Kind::Later("tokenizer's training")),
+    ("vqgan_remap", Kind::Check(vqgan::remap)),
+    ("vqgan_tanh_out", Kind::Check(vqgan::tanh_out)),
+    ("xtransformer", Kind::Later("chain")),
+];
+
+/// The kind of a file: the longest known one that its name begins with.
+fn kind(stem: &str) -> Option<Kind> {
+    KINDS.iter().filter(|(kind, _)| stem.starts_with(kind)).max_by_key(|(kind, _)| kind.len()).map(|&(_, kind)| kind)
+}
+
+/// All fixtures under a directory, sorted.
+fn fixtures(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let entries = std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    for entry in entries {
+        let path = entry.expect("a directory entry").path();
+        if path.is_dir() {
+            found.extend(fixtures(&path));
+        } else if path.extension().is_some_and(|extension| extension == "safetensors") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_fixture_agrees() {
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity")];
+    match std::env::var_os("IMAGEBART_PARITY_DIR") {
+        Some(directory) => directories.push(directory.into()),
+        None => eprintln!("skipped: the large fixtures: IMAGEBART_PARITY_DIR is not set"),
+    }
+    let mut failures = Vec::new();
+    for path in directories.iter().flat_map(|directory| fixtures(directory)) {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = file.trim_end_matches(".safetensors");
+        match kind(stem) {
+            None => failures.push(format!("{}: no known kind of fixture begins like this", path.display())),
+            Some(Kind::Later(part)) => eprintln!("skipped: {file}: kind belongs to the {part}, not built yet"),
+            Some(Kind::Check(check)) => match compare(&path, check) {
+                Ok(line) => eprintln!("{stem:28} {line}"),
+                Err(error) => failures.push(format!("{}: {error}", path.display())),
+            },
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+/// One step of 8 bits, allowed where the authors' OpenCV differs from ours.
+const STEP: f32 = 1.0;
+
+fn pixels(fixture: &mut Fixture) -> fixture::Outcome {
+    let bytes = std::fs::read(fixture.path())?;
+    let error = preprocessing::check(&safetensors::SafeTensors::deserialize(&bytes)?, &fixture.config)?;
+    fixture.measured(f64::from(error), f64::from(STEP));
+    Ok(())
+}
+
+fn compare(path: &Path, check: fn(&mut Fixture) -> fixture::Outcome) -> Result<String, String> {
+    let mut fixture = Fixture::open(path).map_err(|error| error.to_string())?;
+    check(&mut fixture).map_err(|error| error.to_string())?;
+    fixture.finish()
+}
+
+#[test]
+fn the_longest_kind_wins() {
+    assert!(matches!(kind("gumbelvq_remap-B"), Some(Kind::Check(_))));
+    assert!(matches!(kind("chain_greedy_cond-7"), Some(Kind::Later("chain"))));
+    assert!(kind("unheard_of").is_none());
+}

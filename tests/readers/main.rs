@@ -1,0 +1,32 @@
+//! The conformance suite that every dataset reader passes, on every kind of store, and the readers' own behaviour.
+//!
+//! A new format gets: a fixture in `formats.rs` (the objects of a small dataset and the entries it must give), and a line in
+//! [`every_format`].
+
+mod conformance;
+mod corpora;
+mod example;
+mod formats;
+mod messages;
+mod stores;
+
+use conformance::conformance;
+use formats::Fixture;
+
+/// One fixture per format, and per way of laying it out that matters.
+fn every_format() -> Vec<Fixture> {
+    vec![
+        formats::webdataset(),
+        formats::webdataset_gzip(),
+        formats::folder(),
+        formats::folder_with_directories(),
+        formats::lengths_example(),
+    ]
+}
+
+#[tokio::test]
+async fn every_reader_conforms_on_every_store() {
+    for fixture in every_format() {
+        conformance(&fixture).await;
+    }
+}

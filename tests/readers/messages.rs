@@ -1,0 +1,69 @@
+//! What the user got wrong is one clear sentence, before any work.
+
+use crate::formats::tar_of;
+use crate::stores::{Served, in_memory, on_disk};
+use imagebart::datasets::{DatasetError, DatasetOptions, Folder, Format, Labels, Location, Reader, open};
+use std::sync::Arc;
+
+/// The sentence that opening and listing a dataset fails with.
+async fn sentence(format: Format, url: &str, options: DatasetOptions) -> String {
+    let result = async { open(format, url, options).await?.units().await };
+    match result.await {
+        Err(DatasetError::Config(sentence)) => sentence,
+        other => panic!("{url} gave {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_named() {
+    let disk = on_disk(&[("d/notes.txt".into(), b"text".to_vec()), ("d/0.tar".into(), tar_of(&[]))]);
+    let root = disk.path().display().to_string();
+    let plain = DatasetOptions::default;
+    let text = sentence(Format::WebDataset, &format!("{root}/none/*.tar"), plain()).await;
+    assert_eq!(text, format!("no WebDataset shards at {root}/none/*.tar (looked for .tar, .tar.gz, .tgz)"));
+    let text = sentence(Format::WebDataset, &format!("{root}/none.tar"), plain()).await;
+    assert_eq!(text, format!("{root}/none.tar does not exist"));
+    let text = sentence(Format::WebDataset, &format!("{root}/d/{{0..2}}.tar"), plain()).await;
+    assert!(text.starts_with("2 of the 3 objects") && text.contains("d/1.tar"), "{text}");
+    let text = sentence(Format::Folder, &format!("{root}/d"), plain()).await;
+    assert!(text.contains("no images") && text.contains(".jpeg") && text.contains("2 other objects"), "{text}");
+    let text = sentence(Format::Folder, "", plain()).await;
+    assert!(text.contains("empty"), "{text}");
+}
+
+#[tokio::test]
+async fn plain_http_cannot_list() {
+    let served = Served::start(&[("d/0.tar".into(), tar_of(&[]))]).await;
+    let text = sentence(Format::WebDataset, &format!("{}/d/*.tar", served.url()), DatasetOptions::default()).await;
+    assert!(text.contains("cannot list") && text.contains("{0000..0123}"), "{text}");
+    let text = sentence(Format::WebDataset, &format!("{}/d/1.tar", served.url()), DatasetOptions::default()).await;
+    assert!(text.ends_with("/d/1.tar does not exist"), "{text}");
+}
+
+#[tokio::test]
+async fn options_that_do_not_fit_are_refused() {
+    let list = DatasetOptions { list: Some("list.txt".into()), ..DatasetOptions::default() };
+    assert!(sentence(Format::WebDataset, "x.tar", list).await.contains("dataset.list"));
+    let labels = DatasetOptions { labels: Labels::Directory, ..DatasetOptions::default() };
+    assert!(sentence(Format::WebDataset, "x.tar", labels.clone()).await.contains("dataset.label"));
+    assert!("tfrecord".parse::<Format>().unwrap_err().to_string().contains("folder, webdataset"));
+    let store = in_memory(&[("d/a/1.jpg".into(), vec![1]), ("d/2.jpg".into(), vec![1])]).await;
+    let folder = Arc::new(Folder::new(Location::in_store(store.clone(), "d"), labels.clone()));
+    let text = folder.units().await.unwrap_err().to_string();
+    assert!(text.contains("2.jpg lies directly in"), "{text}");
+    let few = DatasetOptions { classes: Some(0), ..labels };
+    let text = Folder::new(Location::in_store(store, "d/a*"), few).units().await.unwrap_err().to_string();
+    assert!(text.contains("dataset.classes = 0"), "{text}");
+}
+
+#[tokio::test]
+async fn a_list_with_unknown_names_stops_the_run() {
+    let disk = on_disk(&[("d/a.png".into(), vec![1]), ("list.txt".into(), b"a.png\nb.png\n".to_vec())]);
+    let root = disk.path().display();
+    let options = DatasetOptions { list: Some(format!("{root}/list.txt")), ..DatasetOptions::default() };
+    let text = sentence(Format::Folder, &format!("{root}/d"), options).await;
+    assert_eq!(text, format!("1 of the 2 names in {root}/list.txt are not in the folder: b.png"));
+    let options = DatasetOptions { list: Some(format!("{root}/missing.txt")), ..DatasetOptions::default() };
+    let text = sentence(Format::Folder, &format!("{root}/d"), options).await;
+    assert!(text.ends_with("missing.txt does not exist"), "{text}");
+}
