@@ -10,6 +10,8 @@ mod commitment;
 mod fixture;
 #[path = "parity/gumbel.rs"]
 mod gumbel;
+#[path = "parity/losses.rs"]
+mod losses;
 #[path = "parity/preprocessing.rs"]
 mod preprocessing;
 #[path = "parity/vqgan.rs"]
@@ -38,7 +40,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("gumbelvq", Kind::Check(gumbel::check)),
     ("gumbelvq_remap", Kind::Check(gumbel::check)),
     ("inpaint_greedy", Kind::Later("chain")),
-    ("lpips_formula_weights", Kind::Later("tokenizer's training")),
+    ("lpips_formula_weights", Kind::Check(losses::lpips)),
     ("lr_schedule", Kind::Later("training")),
     ("noise_schedules", Kind::Later("chain")),
     ("optimizer_groups", Kind::Later("training")),
@@ -46,7 +48,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("sampling_probs", Kind::Later("chain")),
     ("vq_commitment", Kind::Check(commitment::check)),
     ("vqgan_encode_decode", Kind::Check(vqgan::encode_decode)),
-    ("vqgan_losses", Kind::Later("tokenizer's training")),
+    ("vqgan_losses", Kind::Check(losses::check)),
     ("vqgan_remap", Kind::Check(vqgan::remap)),
     ("vqgan_tanh_out", Kind::Check(vqgan::tanh_out)),
     ("xtransformer", Kind::Later("chain")),

@@ -5,7 +5,7 @@
 use super::{Format, Header, ImageError};
 
 pub(super) fn png(bytes: &[u8]) -> Result<Header, ImageError> {
-    let mut at = Cursor { bytes, at: 8, format: Format::Png };
+    let mut at = Cursor::new(bytes, 8, Format::Png);
     at.u32_be()?;
     if at.take(4)? != b"IHDR" {
         return Err(ImageError::damaged(Format::Png, "its first chunk is not IHDR"));
@@ -23,13 +23,13 @@ pub(super) fn png(bytes: &[u8]) -> Result<Header, ImageError> {
 }
 
 pub(super) fn gif(bytes: &[u8]) -> Result<Header, ImageError> {
-    let mut at = Cursor { bytes, at: 6, format: Format::Gif };
+    let mut at = Cursor::new(bytes, 6, Format::Gif);
     let (width, height) = (at.u16_le()?, at.u16_le()?);
     Ok(Header { format: Format::Gif, width: width.into(), height: height.into(), working_bytes: 4 + 4 + 1 })
 }
 
 pub(super) fn webp(bytes: &[u8]) -> Result<Header, ImageError> {
-    let mut at = Cursor { bytes, at: 4, format: Format::WebP };
+    let mut at = Cursor::new(bytes, 4, Format::WebP);
     let riff = u64::from(at.u32_le()?);
     let chunk = {
         at.take(4)?;
@@ -78,7 +78,7 @@ pub(super) fn is_bmp(bytes: &[u8]) -> bool {
 }
 
 pub(super) fn bmp(bytes: &[u8]) -> Result<Header, ImageError> {
-    let mut at = Cursor { bytes, at: 14, format: Format::Bmp };
+    let mut at = Cursor::new(bytes, 14, Format::Bmp);
     let (width, height) = if at.u32_le()? == 12 {
         (u32::from(at.u16_le()?), u32::from(at.u16_le()?))
     } else {
@@ -111,7 +111,7 @@ pub(super) struct JpegFrame {
 
 /// Walks the segments up to the frame header.
 pub(super) fn jpeg_frame(bytes: &[u8]) -> Result<JpegFrame, ImageError> {
-    let mut at = Cursor { bytes, at: 2, format: Format::Jpeg };
+    let mut at = Cursor::new(bytes, 2, Format::Jpeg);
     loop {
         match at.marker()? {
             marker @ (0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf) => {
@@ -148,7 +148,7 @@ fn supported(marker: u8, precision: u8, components: u8) -> Result<(), ImageError
 
 /// Whether a JPEG's scans are followed by an EOI marker: without one, the end of the file is missing.
 pub(super) fn jpeg_has_end(bytes: &[u8]) -> bool {
-    let mut at = Cursor { bytes, at: 2, format: Format::Jpeg };
+    let mut at = Cursor::new(bytes, 2, Format::Jpeg);
     // Entropy-coded data needs no case of its own: `marker` passes over stuffed zeros, and restart markers stand alone.
     while let Ok(marker) = at.marker() {
         match marker {
@@ -162,14 +162,23 @@ pub(super) fn jpeg_has_end(bytes: &[u8]) -> bool {
 }
 
 /// Reads a header; running out of bytes is an error that says so.
-struct Cursor<'a> {
+pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     format: Format,
 }
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], ImageError> {
+    pub fn new(bytes: &'a [u8], at: usize, format: Format) -> Cursor<'a> {
+        Cursor { bytes, at, format }
+    }
+
+    /// What has not been read.
+    pub fn rest(&self) -> &'a [u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], ImageError> {
         let taken = self.at.checked_add(count).and_then(|end| self.bytes.get(self.at..end));
         let taken = taken.ok_or_else(|| ImageError::truncated(self.format, "its header is not whole"))?;
         self.at += count;
@@ -190,7 +199,7 @@ impl<'a> Cursor<'a> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u16_be(&mut self) -> Result<u16, ImageError> {
+    pub fn u16_be(&mut self) -> Result<u16, ImageError> {
         self.array().map(u16::from_be_bytes)
     }
 
@@ -208,7 +217,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next JPEG marker; bytes that belong to none are passed over, as libjpeg does.
-    fn marker(&mut self) -> Result<u8, ImageError> {
+    pub fn marker(&mut self) -> Result<u8, ImageError> {
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or_default();
             match rest.iter().position(|&byte| byte == 0xff) {

@@ -133,15 +133,18 @@ fn horizontal(buffers: &mut Buffers, rows: &[&[u8]], taps: &Taps) {
         strip::from_rows(strip, columns);
         let pixels = columns.as_chunks::<3>().0;
         for (target, (first, weights)) in narrow.as_chunks_mut::<3>().0.iter_mut().zip(taps.iter()) {
-            let mut sums = [[1 << (PRECISION - 1); ROWS]; 3];
+            // Wrapping: checked sums would not vectorise, and 255 times the weights' magnitudes stays far below 2^31.
+            let mut sums = [[1i32 << (PRECISION - 1); ROWS]; 3];
             for (pixel, &weight) in pixels[first..].iter().zip(weights) {
                 for (sums, column) in sums.iter_mut().zip(pixel) {
                     for (sum, &byte) in sums.iter_mut().zip(column) {
-                        *sum += i32::from(byte).wrapping_mul(weight);
+                        *sum = sum.wrapping_add(i32::from(byte).wrapping_mul(weight));
                     }
                 }
             }
-            *target = sums.map(|sums| sums.map(clip));
+            for (column, sums) in target.iter_mut().zip(&sums) {
+                clip(sums, column);
+            }
         }
         strip::to_rows(narrow, output);
     }
@@ -155,28 +158,31 @@ fn vertical(rows: &[u8], taps: &Taps, output: &mut [u8]) {
         let rows = &rows[first * width..][..weights.len() * width];
         let (blocks, rest) = target.as_chunks_mut::<BLOCK>();
         for (index, block) in blocks.iter_mut().enumerate() {
-            let mut sums = [1 << (PRECISION - 1); BLOCK];
+            let mut sums = [1i32 << (PRECISION - 1); BLOCK];
             for (row, &weight) in rows.chunks_exact(width).zip(weights) {
                 if let Some(bytes) = row[index * BLOCK..].first_chunk::<BLOCK>() {
                     for (sum, &byte) in sums.iter_mut().zip(bytes) {
-                        *sum += i32::from(byte).wrapping_mul(weight);
+                        *sum = sum.wrapping_add(i32::from(byte).wrapping_mul(weight));
                     }
                 }
             }
-            *block = sums.map(clip);
+            clip(&sums, block);
         }
         let done = width - rest.len();
         for (at, value) in rest.iter_mut().enumerate() {
             let products =
                 rows.chunks_exact(width).zip(weights).map(|(row, &weight)| i32::from(row[done + at]) * weight);
-            *value = clip((1 << (PRECISION - 1)) + products.sum::<i32>());
+            clip(&[(1 << (PRECISION - 1)) + products.sum::<i32>()], std::array::from_mut(value));
         }
     }
 }
 
+/// Sums to bytes. A loop, since `array::map` is compiled for the lowest instruction set.
 #[inline(always)]
-fn clip(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
+fn clip<const N: usize>(sums: &[i32; N], bytes: &mut [u8; N]) {
+    for (byte, &sum) in bytes.iter_mut().zip(sums) {
+        *byte = (sum >> PRECISION).clamp(0, 255) as u8;
+    }
 }
 
 #[cfg(test)]

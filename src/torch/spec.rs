@@ -22,7 +22,9 @@ pub enum Init {
     Normal(f64),
     /// This number everywhere.
     Constant(f64),
-    /// The integers 0, 1, 2 ... as int64; every other initialisation is floating point.
+    /// Normal with this mean and standard deviation.
+    NormalAbout(f64, f64),
+    /// The integers 0, 1, 2 ... as int64 (a scalar is 0); every other initialisation is floating point.
     Range,
 }
 
@@ -50,9 +52,14 @@ impl TensorSpec {
         let options = (Kind::Float, tch::Device::Cpu);
         let values: Vec<f32> = match self.init {
             Init::Constant(value) => return Tensor::f_full(&self.shape, value, options),
-            Init::Range => return Tensor::f_arange(self.numel(), (Kind::Int64, tch::Device::Cpu)),
+            Init::Range => {
+                return Tensor::f_arange(self.numel(), (Kind::Int64, tch::Device::Cpu))?.f_view(&self.shape[..]);
+            }
             Init::Uniform(bound) => {
                 (0..count).map(|i| ((f64::from(row.uniform(Purpose::Init, i)) * 2.0 - 1.0) * bound) as f32).collect()
+            }
+            Init::NormalAbout(mean, deviation) => {
+                (0..count).map(|i| (normal(&row, i) * deviation + mean) as f32).collect()
             }
             Init::Normal(deviation) => (0..count).map(|i| (normal(&row, i) * deviation) as f32).collect(),
         };

@@ -6,9 +6,12 @@
 pub mod blocks;
 pub mod config;
 pub mod decoder;
+pub mod discriminator;
 pub mod encoder;
 pub mod gumbel;
 pub mod infer;
+pub mod losses;
+pub mod lpips;
 pub mod network;
 pub mod ops;
 pub mod quantizer;

@@ -72,6 +72,28 @@ fn list(images: &[usize]) -> String {
 }
 
 /// A VQGAN ready to encode and decode on one device. Weights are prepared once; nothing is recorded for gradients.
+///
+/// ```
+/// use imagebart::random::RowKey;
+/// use imagebart::torch::weights::{Weights, write};
+/// use imagebart::vqgan::{Tokenizer, TokenizerOptions, VqganConfig};
+///
+/// // A small network with random weights, written as a tokenizer file.
+/// let config: VqganConfig = serde_json::from_str(r#"{"ddconfig": {"z_channels": 8, "resolution": 32, "in_channels": 3, "out_ch": 3,
+///     "ch": 32, "ch_mult": [1, 1, 1], "num_res_blocks": 1, "attn_resolutions": []}, "embed_dim": 8, "n_embed": 64}"#)?;
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("tokenizer.safetensors");
+/// write(&path, Weights::init(&config.tensors(), 0)?.tensors(), &config.to_metadata())?;
+///
+/// let tokenizer = Tokenizer::load(&path, None, TokenizerOptions::default())?;
+/// let image = vec![128; 32 * 32 * 3];
+/// let grids = tokenizer.encode(&[&image], (32, 32), &[RowKey::new(0, "doc", 0, 0)])?;
+/// assert_eq!(tokenizer.grid(32, 32)?, (8, 8));
+/// assert_eq!(grids[0].len(), 64);
+/// let pictures = tokenizer.decode(&[&grids[0]], (8, 8))?;
+/// assert_eq!((pictures[0].width, pictures[0].height), (32, 32));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Tokenizer {
     network: Vqgan,
@@ -196,7 +218,7 @@ impl Tokenizer {
     /// The images of token grids of `rows` × `columns` tokens: trunc(clip(255 (x + 1) / 2)).
     pub fn decode(&self, grids: &[&[u16]], (rows, columns): (u32, u32)) -> Result<Vec<Rgb>, TokenizerError> {
         let factor = self.config.downsampling();
-        let side = |tokens: u32| u32::try_from(i64::from(tokens) * factor).ok();
+        let side = |tokens: u32| u32::try_from(i64::from(tokens) * factor).ok().filter(|&side| side > 0);
         let (height, width) =
             side(rows).zip(side(columns)).ok_or(TokenizerError::Size { width: columns, height: rows, factor })?;
         if grids.is_empty() {
@@ -221,8 +243,8 @@ impl Tokenizer {
     /// The grids' ids in one list, each checked.
     fn checked(&self, grids: &[&[u16]], (rows, columns): (u32, u32)) -> Result<Vec<i64>, TokenizerError> {
         let ids = self.config.ids();
-        let expected = rows as usize * columns as usize;
-        let mut list = Vec::with_capacity(grids.len() * expected);
+        let expected = (rows as usize).saturating_mul(columns as usize);
+        let mut list = Vec::new();
         for (grid, tokens) in grids.iter().enumerate() {
             if tokens.len() != expected {
                 return Err(TokenizerError::Grid { grid, found: tokens.len(), expected });
@@ -238,7 +260,7 @@ impl Tokenizer {
 
 /// `[batch, height, width, 3]` bytes on the device.
 fn upload(images: &[&[u8]], (height, width): (u32, u32), device: Device) -> Result<Tensor, TokenizerError> {
-    let expected = height as usize * width as usize * 3;
+    let expected = (height as usize).saturating_mul(width as usize).saturating_mul(3);
     for (image, bytes) in images.iter().enumerate() {
         if bytes.len() != expected {
             return Err(TokenizerError::Bytes { image, found: bytes.len(), expected, width, height });

@@ -1,0 +1,127 @@
+//! What was imported, for the user.
+
+use super::{FIRST_STAGE, LOSS, Plan};
+use crate::torch::checkpoint::CheckpointFormat;
+use crate::vqgan::VqganConfig;
+use safetensors::Dtype;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+/// What became of one checkpoint. Displays as a few lines for the user.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImportReport {
+    /// The checkpoint.
+    pub checkpoint: PathBuf,
+    pub format: CheckpointFormat,
+    /// The file that was written, and its bytes.
+    pub target: PathBuf,
+    pub bytes: u64,
+    /// The network shape, as it stands in the file's metadata.
+    pub config: VqganConfig,
+    /// Number of tensors written, and of their elements.
+    pub tensors: usize,
+    pub parameters: u64,
+    /// How many tensors were converted to float32 or int64, by their dtype in the checkpoint.
+    pub converted: BTreeMap<String, usize>,
+    /// Whether the VQGAN was found inside a larger model, under `first_stage_model.`.
+    pub first_stage: bool,
+    /// Tensors that only training needs (`loss.`), by their names in the checkpoint.
+    pub dropped: Vec<String>,
+    /// Tensors a VQGAN of this shape does not have, by released name.
+    pub unused: Vec<String>,
+    /// Tensors outside `first_stage_model.`, of the larger model.
+    pub outside: Vec<String>,
+    /// What lies beside the state dict: `optimizer_states`, `epoch` and the like.
+    pub beside: Vec<String>,
+}
+
+pub(super) fn report(plan: Plan, bytes: u64) -> ImportReport {
+    let Plan { checkpoint, target, prefix, config, tensors, unused } = plan;
+    let mut converted = BTreeMap::new();
+    for tensor in tensors.iter().filter(|tensor| tensor.from != tensor.to) {
+        *converted.entry(dtype_name(tensor.from)).or_insert(0) += 1;
+    }
+    let names = || checkpoint.tensors().map(|tensor| tensor.key).chain(checkpoint.foreign().map(|(key, _)| key));
+    let is_loss = |name: &&str| name.strip_prefix(prefix).is_some_and(|name| name.starts_with(LOSS));
+    let of = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    ImportReport {
+        format: checkpoint.format(),
+        target,
+        bytes,
+        config,
+        tensors: tensors.len(),
+        parameters: tensors.iter().map(|tensor| tensor.elements()).sum(),
+        converted,
+        first_stage: prefix == FIRST_STAGE,
+        dropped: of(names().filter(is_loss).collect()),
+        unused,
+        outside: of(names().filter(|name| !name.starts_with(prefix)).collect()),
+        beside: checkpoint.beside().to_vec(),
+        checkpoint: checkpoint.path().to_owned(),
+    }
+}
+
+fn dtype_name(dtype: Dtype) -> String {
+    match dtype {
+        Dtype::F64 => "float64".to_owned(),
+        Dtype::F16 => "float16".to_owned(),
+        Dtype::BF16 => "bfloat16".to_owned(),
+        Dtype::I32 => "int32".to_owned(),
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+impl fmt::Display for ImportReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = self.bytes as f64 / 1e6;
+        let format = match self.format {
+            CheckpointFormat::Zip => "zip format",
+            CheckpointFormat::Legacy => "legacy format",
+        };
+        writeln!(f, "{} ({format}) -> {} ({megabytes:.1} MB)", self.checkpoint.display(), self.target.display())?;
+        let place = if self.first_stage { format!(", found under {FIRST_STAGE}") } else { String::new() };
+        writeln!(f, "  {} tensors, {} parameters{place}", self.tensors, self.parameters)?;
+        let c = &self.config;
+        let kind = if c.gumbel { "GumbelVQ" } else { "VQGAN" };
+        write!(f, "  {kind}: ch {}, ch_mult {:?}, {} res blocks, ", c.ch, c.ch_mult, c.num_res_blocks)?;
+        write!(f, "attention at {:?} of {}, z_channels {}", c.attn_resolutions, c.resolution, c.z_channels)?;
+        write!(f, ", codebook {} x {}", c.n_embed, c.embed_dim)?;
+        match c.used {
+            Some(used) => writeln!(f, ", of which {used} in use")?,
+            None => writeln!(f)?,
+        }
+        writeln!(f, "  the weights do not tell the resolution: {} was taken", c.resolution)?;
+        for (dtype, count) in &self.converted {
+            let to = if dtype.contains("float") { "float32" } else { "int64" };
+            writeln!(f, "  {count} tensors converted from {dtype} to {to}")?;
+        }
+        if !self.unused.is_empty() {
+            writeln!(f, "  unused ({}): {}", self.unused.len(), self.unused.join(", "))?;
+        }
+        grouped(f, "dropped, needed for training only", &self.dropped)?;
+        grouped(f, "left out, of the larger model", &self.outside)?;
+        if !self.beside.is_empty() {
+            writeln!(f, "  ignored beside the state dict: {}", self.beside.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Long lists of names, by their first two parts: `loss.discriminator.* (24)`.
+fn grouped(f: &mut fmt::Formatter<'_>, title: &str, names: &[String]) -> fmt::Result {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut groups: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+    for name in names {
+        let mut ends = name.match_indices('.').map(|(at, _)| at).skip(1);
+        let group = ends.next().map_or_else(|| name.clone(), |end| format!("{}.*", &name[..end]));
+        groups.entry(group).or_insert((0, name)).0 += 1;
+    }
+    let groups = groups.iter().map(|(group, (count, first))| match count {
+        1 => (*first).to_owned(),
+        _ => format!("{group} ({count})"),
+    });
+    writeln!(f, "  {title} ({}): {}", names.len(), groups.collect::<Vec<_>>().join(", "))
+}

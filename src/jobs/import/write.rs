@@ -1,0 +1,149 @@
+//! A safetensors file from tensors that are fetched, converted and written one at a time.
+
+use super::ImportError;
+use crate::torch::checkpoint::Checkpoint;
+use half::{bf16, f16};
+use safetensors::Dtype;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// A tensor to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Planned {
+    /// Its name in the new file.
+    pub name: String,
+    /// Its name in the checkpoint.
+    pub key: String,
+    pub shape: Vec<i64>,
+    /// Its dtype in the checkpoint.
+    pub from: Dtype,
+    /// Its dtype in the new file.
+    pub to: Dtype,
+}
+
+impl Planned {
+    /// Number of elements. The shape is that of a tensor inside a file, so the product fits.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&side| u64::try_from(side).unwrap_or(0)).product()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.elements() * self.to.bitsize() as u64 / 8
+    }
+}
+
+/// Wide dtypes first, then by name, as the format's own library writes them, so that every tensor is aligned.
+pub(super) fn in_file_order(mut tensors: Vec<Planned>) -> Vec<Planned> {
+    tensors.sort_by(|a, b| (Reverse(a.to.bitsize()), &a.name).cmp(&(Reverse(b.to.bitsize()), &b.name)));
+    tensors
+}
+
+/// Writes the file under its final name when it is whole; its length. The bytes depend on the tensors and metadata alone.
+pub(super) fn write(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+    tensors: &[Planned],
+    checkpoint: &mut Checkpoint,
+) -> Result<u64, ImportError> {
+    let failed = |source| ImportError::Write { path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let partial = Partial(path.with_extension("safetensors.partial"));
+    let mut out = BufWriter::new(File::create(&partial.0).map_err(failed)?);
+    let header = header(metadata, tensors);
+    out.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| out.write_all(&header)).map_err(failed)?;
+    for tensor in tensors {
+        let bytes = checkpoint.read(&tensor.key)?;
+        converted(&mut out, &bytes, tensor.from, tensor.to).map_err(failed)?;
+    }
+    let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.sync_all().map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    fs::rename(&partial.0, path).map_err(failed)?;
+    Ok(length)
+}
+
+/// A file under way, removed unless it was renamed.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The JSON header, padded with spaces to a multiple of 8.
+fn header(metadata: &BTreeMap<String, String>, tensors: &[Planned]) -> Vec<u8> {
+    let mut entries = BTreeMap::from([("__metadata__", serde_json::json!(metadata))]);
+    let mut offset = 0;
+    for tensor in tensors {
+        let end = offset + tensor.bytes();
+        let entry = serde_json::json!({
+            "dtype": tensor.to.to_string(), "shape": tensor.shape, "data_offsets": [offset, end],
+        });
+        entries.insert(&tensor.name, entry);
+        offset = end;
+    }
+    let mut header = serde_json::json!(entries).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    header
+}
+
+/// Writes little-endian numbers of one dtype as another: float32 or int64.
+fn converted(out: &mut impl Write, bytes: &[u8], from: Dtype, to: Dtype) -> io::Result<()> {
+    match (from, to) {
+        _ if from == to => out.write_all(bytes),
+        (Dtype::F16, Dtype::F32) => each(out, bytes, |b| f16::from_le_bytes(b).to_f32().to_le_bytes()),
+        (Dtype::BF16, Dtype::F32) => each(out, bytes, |b| bf16::from_le_bytes(b).to_f32().to_le_bytes()),
+        (Dtype::F64, Dtype::F32) => each(out, bytes, |b| (f64::from_le_bytes(b) as f32).to_le_bytes()),
+        (Dtype::I32, Dtype::I64) => each(out, bytes, |b| i64::from(i32::from_le_bytes(b)).to_le_bytes()),
+        (Dtype::I16, Dtype::I64) => each(out, bytes, |b| i64::from(i16::from_le_bytes(b)).to_le_bytes()),
+        (Dtype::I8, Dtype::I64) => each(out, bytes, |b| i64::from(i8::from_le_bytes(b)).to_le_bytes()),
+        (Dtype::U8 | Dtype::BOOL, Dtype::I64) => each(out, bytes, |[b]| i64::from(b).to_le_bytes()),
+        (Dtype::U16, Dtype::I64) => each(out, bytes, |b| i64::from(u16::from_le_bytes(b)).to_le_bytes()),
+        (Dtype::U32, Dtype::I64) => each(out, bytes, |b| i64::from(u32::from_le_bytes(b)).to_le_bytes()),
+        _ => Err(io::Error::new(io::ErrorKind::Unsupported, format!("{from} numbers cannot be written as {to}"))),
+    }
+}
+
+fn each<const N: usize, const M: usize>(
+    out: &mut impl Write,
+    bytes: &[u8],
+    convert: impl Fn([u8; N]) -> [u8; M],
+) -> io::Result<()> {
+    let (numbers, _) = bytes.as_chunks::<N>();
+    numbers.iter().try_for_each(|&number| out.write_all(&convert(number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn convert(bytes: &[u8], from: Dtype, to: Dtype) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        converted(&mut out, bytes, from, to).map(|()| out)
+    }
+
+    #[test]
+    fn numbers_keep_their_value() {
+        let floats: Vec<u8> = [1.5f32, -0.25].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let half: Vec<u8> = [1.5f32, -0.25].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+        let brain: Vec<u8> = [1.5f32, -0.25].iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let double: Vec<u8> = [1.5f64, -0.25].iter().flat_map(|x| x.to_le_bytes()).collect();
+        for (from, bytes) in
+            [(Dtype::F16, half), (Dtype::BF16, brain), (Dtype::F64, double), (Dtype::F32, floats.clone())]
+        {
+            assert_eq!(convert(&bytes, from, Dtype::F32).unwrap(), floats, "{from}");
+        }
+        let longs: Vec<u8> = [7i64, -1].iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(convert(&[7, 0, 0, 0, 255, 255, 255, 255], Dtype::I32, Dtype::I64).unwrap(), longs);
+        assert_eq!(convert(&[7, 0, 255, 255], Dtype::I16, Dtype::I64).unwrap(), longs);
+        assert_eq!(convert(&[7, 255], Dtype::I8, Dtype::I64).unwrap(), longs);
+        assert_eq!(convert(&[7], Dtype::U8, Dtype::I64).unwrap(), longs[..8]);
+        assert!(convert(&[7; 8], Dtype::U64, Dtype::I64).is_err());
+    }
+}
