@@ -88,18 +88,7 @@ pub async fn demo(
     let pipeline = pipeline(out, options.seed)?;
     claim(out, &shapes)?;
 
-    tracing::info!("drawing {PICTURES} pictures into {}", shapes.display());
-    let weights = out.join("tokenizer.safetensors");
-    let shards = tokio::task::block_in_place(|| {
-        let shards = shards::write(&shapes, options.seed, PICTURES, PICTURES_PER_SHARD)?;
-        if !cancel.is_cancelled() {
-            tracing::info!("making the tokenizer {}", weights.display());
-            tokenizer::write(&weights, options.seed)?;
-        }
-        Ok(shards)
-    });
-    let shards = shards.map_err(|error: DemoError| JobError::failed(error))?;
-
+    let shards = make(&shapes, &out.join("tokenizer.safetensors"), options.seed, &cancel).await?;
     // The folder is the demo's own: what an earlier one left there is replaced.
     let settings = EncodeOptions { device: options.device, rank: Rank::ALONE, overwrite: true };
     let encoded = encode(&pipeline, &settings, display, cancel).await?;
@@ -112,6 +101,21 @@ pub async fn demo(
     let shown = GalleryOptions { device: options.device, ..GalleryOptions::new(&pipeline.output.url, files) };
     let gallery = gallery(&shown).await?;
     Ok(DemoSummary { out: out.clone(), shards, encoded, verified, gallery })
+}
+
+/// Draws the shards and makes the tokenizer, on a thread that may be kept busy.
+async fn make(shapes: &Path, weights: &Path, seed: u64, cancel: &CancellationToken) -> Result<Vec<PathBuf>, JobError> {
+    let (shapes, weights, cancel) = (shapes.to_owned(), weights.to_owned(), cancel.clone());
+    let making = tokio::task::spawn_blocking(move || {
+        tracing::info!("drawing {PICTURES} pictures into {}", shapes.display());
+        let shards = shards::write(&shapes, seed, PICTURES, PICTURES_PER_SHARD)?;
+        if !cancel.is_cancelled() {
+            tracing::info!("making the tokenizer {}", weights.display());
+            tokenizer::write(&weights, seed)?;
+        }
+        Ok(shards)
+    });
+    making.await.map_err(JobError::failed)?.map_err(|error: DemoError| JobError::failed(error))
 }
 
 /// Makes sure that the folder is there, and empty or an earlier demo's.
@@ -155,7 +159,11 @@ impl fmt::Display for DemoSummary {
             writeln!(f, "reconstructions         mean PSNR {psnr:.1} dB over {} pictures", self.gallery.with_original)?;
         }
         writeln!(f, "\nLook at {} (or gallery.png beside it).", under("gallery.html"))?;
-        write!(f, "Read the tokens: python3 -c \"import pyarrow.parquet as p; print(p.read_table('{}'))\"", under("latents"))
+        write!(
+            f,
+            "Read the tokens: python3 -c \"import pyarrow.parquet as p; print(p.read_table('{}'))\"",
+            under("latents")
+        )
     }
 }
 

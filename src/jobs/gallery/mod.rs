@@ -17,7 +17,7 @@ use crate::config::{DType, Pipeline};
 use crate::imaging::{ImageError, Rgb, encode_png};
 use crate::tables::{LatentsReader, Provenance, TableError};
 use crate::torch::device::DeviceChoice;
-use crate::vqgan::Tokenizer;
+use crate::vqgan::{Tokenizer, TokenizerError};
 use originals::Originals;
 use rows::{Choice, Chosen};
 use std::path::{Path, PathBuf};
@@ -67,7 +67,10 @@ pub struct Tile {
 #[derive(Debug, thiserror::Error)]
 pub enum GalleryError {
     /// More pixels than a PNG of reasonable size holds.
-    #[error("the contact sheet of {tiles} pairs would have {pixels} pixels, more than {}: show fewer with --count", sheet::MAX_PIXELS)]
+    #[error(
+        "the contact sheet of {tiles} pairs would have {pixels} pixels, more than {}: show fewer with --count",
+        sheet::MAX_PIXELS
+    )]
     TooLarge { tiles: usize, pixels: u64 },
     /// An image could not be encoded.
     #[error("cannot encode the gallery's images: {0}")]
@@ -109,8 +112,7 @@ pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobErro
             problems: vec!["The originals cannot be read: run.json, which says where they are, is missing.".to_owned()],
         },
     };
-    let grid = latents.provenance().grid;
-    let reconstructions = tokio::task::block_in_place(|| decode(&tokenizer, grid, &choice.rows))?;
+    let reconstructions = decode(tokenizer, latents.provenance().grid, &choice.rows).await?;
     let header = facts::header(options, latents.provenance(), recorded.as_ref(), &choice, &originals);
     let problems = header.notes.clone();
     let tiles = tiles(choice, originals, reconstructions);
@@ -171,13 +173,18 @@ fn open_tokenizer(
     Ok(tokenizer)
 }
 
-fn decode(tokenizer: &Tokenizer, grid: (u32, u32), rows: &[Chosen]) -> Result<Vec<Rgb>, JobError> {
-    let mut pictures = Vec::with_capacity(rows.len());
-    for batch in rows.chunks(BATCH) {
-        let grids: Vec<&[u16]> = batch.iter().map(|chosen| chosen.row.tokens.as_slice()).collect();
-        pictures.extend(tokenizer.decode(&grids, grid).map_err(JobError::failed)?);
-    }
-    Ok(pictures)
+/// The pictures of the rows' tokens, decoded on a thread that may be kept busy.
+async fn decode(tokenizer: Tokenizer, grid: (u32, u32), rows: &[Chosen]) -> Result<Vec<Rgb>, JobError> {
+    let grids: Vec<Vec<u16>> = rows.iter().map(|chosen| chosen.row.tokens.clone()).collect();
+    let decoding = tokio::task::spawn_blocking(move || {
+        let mut pictures = Vec::with_capacity(grids.len());
+        for batch in grids.chunks(BATCH) {
+            let batch: Vec<&[u16]> = batch.iter().map(Vec::as_slice).collect();
+            pictures.extend(tokenizer.decode(&batch, grid)?);
+        }
+        Ok::<_, TokenizerError>(pictures)
+    });
+    decoding.await.map_err(JobError::failed)?.map_err(JobError::failed)
 }
 
 fn tiles(choice: Choice, originals: Originals, reconstructions: Vec<Rgb>) -> Vec<Tile> {
