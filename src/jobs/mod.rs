@@ -3,6 +3,8 @@
 pub mod encode;
 pub mod import;
 mod places;
+pub mod demo;
+pub mod gallery;
 pub mod verify;
 
 pub use places::open_output;

@@ -1,0 +1,86 @@
+//! Writes the scenes as WebDataset shards: `<key>.cls`, `<key>.png`, `<key>.txt` in `shapes-0000.tar`, `shapes-0001.tar`, …
+//!
+//! The bytes depend on seed and counts alone: no times, owners or modes of this machine go into the archive.
+
+use super::DemoError;
+use super::scenes::Scene;
+use crate::imaging;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// Draws pictures `0..count` of `seed` and writes `per_shard` of them to a shard, into the existing folder `dir`.
+/// Returns the shards' paths in order.
+pub fn write(dir: &Path, seed: u64, count: u64, per_shard: u64) -> Result<Vec<PathBuf>, DemoError> {
+    let per_shard = per_shard.max(1);
+    let mut paths = Vec::new();
+    for shard in 0..count.div_ceil(per_shard) {
+        let path = dir.join(format!("shapes-{shard:04}.tar"));
+        let first = shard * per_shard;
+        let failed = |source| DemoError::Write { path: path.clone(), source };
+        let file = BufWriter::new(File::create(&path).map_err(failed)?);
+        let mut archive = tar::Builder::new(file);
+        for index in first..count.min(first + per_shard) {
+            let scene = Scene::new(seed, index);
+            let png = imaging::encode_png(&scene.draw()?)?;
+            let key = format!("{index:06}");
+            append(&mut archive, &format!("{key}.cls"), scene.label().to_string().as_bytes()).map_err(failed)?;
+            append(&mut archive, &format!("{key}.png"), &png).map_err(failed)?;
+            append(&mut archive, &format!("{key}.txt"), scene.caption().as_bytes()).map_err(failed)?;
+        }
+        archive.into_inner().and_then(|mut file| file.flush()).map_err(failed)?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    archive.append_data(&mut header, name, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes() {
+        let dirs = [0, 1, 2].map(|_| tempfile::tempdir().unwrap());
+        let write = |dir: usize, seed| write(dirs[dir].path(), seed, 10, 4).unwrap();
+        let bytes = |paths: &[PathBuf]| paths.iter().map(|p| std::fs::read(p).unwrap()).collect::<Vec<_>>();
+        let (a, b, other) = (write(0, 1), write(1, 1), write(2, 2));
+        assert_eq!(a.len(), 3);
+        assert_eq!(bytes(&a), bytes(&b));
+        assert_ne!(bytes(&a), bytes(&other));
+    }
+
+    #[test]
+    fn a_shard_holds_pictures_classes_and_captions() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = write(dir.path(), 1, 10, 4).unwrap();
+        assert!(paths[2].ends_with("shapes-0002.tar"));
+        let mut names = Vec::new();
+        for member in tar::Archive::new(File::open(&paths[2]).unwrap()).entries().unwrap() {
+            let mut member = member.unwrap();
+            let name = member.path().unwrap().display().to_string();
+            let mut bytes = Vec::new();
+            member.read_to_end(&mut bytes).unwrap();
+            let scene = Scene::new(1, name[..6].parse().unwrap());
+            match &name[7..] {
+                "cls" => assert_eq!(bytes, scene.label().to_string().as_bytes()),
+                "txt" => assert_eq!(bytes, scene.caption().as_bytes()),
+                "png" => {
+                    let picture = image::load_from_memory(&bytes).unwrap().into_rgb8();
+                    assert_eq!(picture.into_raw(), scene.draw().unwrap().pixels);
+                }
+                field => panic!("unexpected field {field}"),
+            }
+            names.push(name);
+        }
+        assert_eq!(names, ["000008.cls", "000008.png", "000008.txt", "000009.cls", "000009.png", "000009.txt"]);
+    }
+}

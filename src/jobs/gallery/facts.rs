@@ -1,0 +1,113 @@
+//! What a gallery's page says of its pictures: provenance, counts, what is missing.
+
+use super::originals::Originals;
+use super::page::Header;
+use super::rows::Choice;
+use super::{GalleryOptions, Tile};
+use crate::config::Pipeline;
+use crate::imaging::Rgb;
+use crate::tables::{OutputDir, Provenance};
+use object_store::ObjectStoreExt;
+use serde::Deserialize;
+
+/// Problems that a page lists in full.
+const SHOWN_PROBLEMS: usize = 5;
+
+/// The part of `run.json` that is read back.
+#[derive(Deserialize)]
+struct RunFile {
+    pipeline: Pipeline,
+}
+
+/// The pipeline that the run recorded: in `run.json`, or in that of the first rank. None when there is none that is understood.
+pub async fn recorded_pipeline(dir: &OutputDir) -> Option<Pipeline> {
+    for name in ["run.json", "run-0.json"] {
+        let Ok(file) = dir.store().get(&dir.root().clone().join(name)).await else { continue };
+        let Ok(bytes) = file.bytes().await else { continue };
+        match serde_json::from_slice::<RunFile>(&bytes) {
+            Ok(run) => return Some(run.pipeline),
+            Err(error) => tracing::warn!("{}/{name} is not understood: {error}", dir.root()),
+        }
+    }
+    None
+}
+
+/// The page's header.
+pub fn header(
+    options: &GalleryOptions,
+    provenance: &Provenance,
+    recorded: Option<&Pipeline>,
+    choice: &Choice,
+    originals: &Originals,
+) -> Header {
+    let (shown, found) = (choice.rows.len(), originals.pictures.iter().flatten().count());
+    let mut notes: Vec<String> = originals.problems.iter().take(SHOWN_PROBLEMS).cloned().collect();
+    if originals.problems.len() > SHOWN_PROBLEMS {
+        notes.push(format!("{} more problems of this kind.", originals.problems.len() - SHOWN_PROBLEMS));
+    }
+    if found < shown {
+        notes.push(format!("{} of {shown} originals were not found.", shown - found));
+    }
+    let identity = &provenance.identity;
+    let image = &identity.preprocessing;
+    let (rows, columns) = provenance.grid;
+    let mut facts = vec![
+        ("Tables", options.url.clone()),
+        ("Identity", identity.sha256()),
+        ("Tokenizer", identity.tokenizer.clone()),
+        ("Tokens", format!("{rows} × {columns} of {} codes", provenance.codebook_size)),
+        ("Dataset", identity.dataset.format.clone()),
+        ("Image", format!("{0} × {0}, {1}, crop {2}, flip {3}", image.size, image.resize, image.crop, image.flip)),
+        ("Encoded in", format!("{} on {}, batches of {}", identity.dtype, identity.device, identity.batch_size)),
+        ("Seed", identity.seed.to_string()),
+        ("Shown", format!("{shown} of the {} rows in {} units", choice.rows_seen, choice.units_seen)),
+    ];
+    if let Some(pipeline) = recorded {
+        facts[4].1 = format!("{}, {}", identity.dataset.format, pipeline.dataset.url);
+    }
+    Header {
+        title: "imagebart gallery".to_owned(),
+        summary: format!(
+            "{shown} samples: the picture the tokenizer was given, beside what it makes of the tokens. Point at a pair to lay \
+             the original over the reconstruction."
+        ),
+        notes,
+        facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+    }
+}
+
+/// Mean over the pairs of 10 log10(255² / mean square difference), in dB; none without pairs. Equal pictures count 99 dB.
+pub fn mean_psnr(tiles: &[Tile]) -> Option<f64> {
+    let pairs = tiles.iter().filter_map(|tile| Some(psnr(tile.original.as_ref()?, &tile.reconstruction)));
+    let (count, sum) = pairs.fold((0u32, 0.0), |(count, sum), psnr| (count + 1, sum + psnr));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+fn psnr(a: &Rgb, b: &Rgb) -> f64 {
+    let square = |(a, b): (&u8, &u8)| f64::from(a.abs_diff(*b)).powi(2);
+    let mean = a.pixels.iter().zip(&b.pixels).map(square).sum::<f64>() / a.pixels.len().max(1) as f64;
+    if mean == 0.0 { 99.0 } else { (10.0 * (255f64.powi(2) / mean).log10()).min(99.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn psnr_of_known_differences() {
+        let picture = |value| Rgb { width: 2, height: 2, pixels: vec![value; 12] };
+        let tile = |original| Tile {
+            original,
+            reconstruction: picture(100),
+            key: String::new(),
+            source: String::new(),
+            label: None,
+            caption: None,
+        };
+        assert_eq!(mean_psnr(&[tile(None)]), None);
+        assert_eq!(mean_psnr(&[tile(Some(picture(100)))]), Some(99.0));
+        let one_level = 20.0 * 255f64.log10();
+        let found = mean_psnr(&[tile(Some(picture(101))), tile(None)]).unwrap();
+        assert!((found - one_level).abs() < 1e-9, "{found}");
+    }
+}
