@@ -113,9 +113,11 @@ pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobErro
         },
     };
     let reconstructions = decode(tokenizer, latents.provenance().grid, &choice.rows).await?;
-    let header = facts::header(options, latents.provenance(), recorded.as_ref(), &choice, &originals);
+    let mut header = facts::header(options, latents.provenance(), recorded.as_ref(), &choice, &originals);
     let problems = header.notes.clone();
     let tiles = tiles(choice, originals, reconstructions);
+    let psnr = facts::mean_psnr(&tiles);
+    header.facts.extend(psnr.map(|psnr| ("Mean PSNR".to_owned(), format!("{psnr:.1} dB"))));
     for (path, kind) in options.to.iter().zip(kinds) {
         let bytes = match kind {
             Kind::Html => page::render(&header, &tiles).map(String::into_bytes),
@@ -127,7 +129,7 @@ pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobErro
         files: options.to.clone(),
         shown: tiles.len(),
         with_original: tiles.iter().filter(|tile| tile.original.is_some()).count(),
-        psnr: facts::mean_psnr(&tiles),
+        psnr,
         problems,
     })
 }
