@@ -34,7 +34,7 @@ async fn main() -> Result<(), Failure> {
     );
     let mut over = 0;
     for (name, zipf) in [("uniform", false), ("zipf", true)] {
-        for codes in [256, 548, 973, 1014, 1024, 16384] {
+        for codes in [256, 548, 973, 1014, 1024, 4096, 16384] {
             for rows in [1000, 5000, 20000] {
                 over += u32::from(!measure(name, zipf, codes, rows).await?);
             }

@@ -5,15 +5,11 @@
 
 use bytes::{Buf, BytesMut};
 use futures::future::BoxFuture;
-use imagebart::datasets::{
-    DatasetError, Files, Location, Output, RangeReader, ReadAhead, Reader, Sample, Unit, Wanted, read_unit,
-};
+use imagebart::datasets::*;
 use imagebart::reject::Reason;
 
-/// A length beyond this is damage: it is not believed, and no memory is taken for it.
-const MAX_IMAGE: usize = 64 << 20;
+const MAX_IMAGE: usize = 64 << 20; // a length beyond this is damage, and not believed
 
-/// The dataset: its files, and how far they are read ahead.
 pub struct LengthPrefixed {
     files: Files,
     read_ahead: ReadAhead,
@@ -67,15 +63,15 @@ impl Reader for LengthPrefixed {
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
-        Box::pin(self.read_file(unit, out)) // a bad sample is a reject; an error means: try the whole unit again
+        Box::pin(out.while_wanted(self.read_file(unit, out))) // rejects for bad samples; an error: try the unit again
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let made = std::env::temp_dir().join(format!("own_reader-{}.lp", std::process::id()));
-    let url = std::env::args().nth(1).map_or_else(|| made.display().to_string(), |url| url);
     std::fs::write(&made, b"\x03\0\0\0one\x05\0\0\0three\0\0\0\0")?;
+    let url = std::env::args().nth(1).unwrap_or(made.display().to_string());
     let reader = LengthPrefixed::new(Location::open(&url).await?, ReadAhead::default());
     for unit in reader.units().await? {
         println!("{}: {:?}", unit.name, read_unit(&reader, &unit).await?);

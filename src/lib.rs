@@ -18,6 +18,7 @@ pub mod flow;
 pub mod imaging;
 pub mod jobs;
 pub mod launch;
+pub mod progress;
 pub mod random;
 pub mod reject;
 pub mod tables;

@@ -1,6 +1,7 @@
 //! Reading and checking a pipeline file.
 
 use super::sections::Pipeline;
+use crate::datasets::Format;
 use serde::Deserialize;
 use std::path::Path;
 use toml::de::DeTable;
@@ -45,14 +46,11 @@ impl Pipeline {
     /// What serde cannot see. Returns the key at fault and what to do about it.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let required = [
+            ("dataset.format", self.dataset.format.is_empty(), "\"folder\" or \"webdataset\""),
             ("dataset.url", self.dataset.url.is_empty(), "where the images are: a local path or a URL"),
             ("tokenizer.weights", self.tokenizer.weights.is_empty(), "the VQGAN's .safetensors file"),
             ("output.url", self.output.url.is_empty(), "where the tables go: a local path or a URL"),
         ];
-        if self.dataset.format.is_none() {
-            let message = "dataset.format is missing; set it to \"folder\" or \"webdataset\"".to_owned();
-            return Err(("dataset.format", message));
-        }
         for (key, missing, meaning) in required {
             if missing {
                 return Err((key, format!("{key} is missing; set it to {meaning}")));
@@ -71,6 +69,11 @@ impl Pipeline {
             if value == 0 {
                 return Err((key, format!("{key} must be 1 or more")));
             }
+        }
+        one_of("dataset.format", &self.dataset.format, &Format::ALL.map(|(name, _)| name))?;
+        one_of("dataset.labels", &self.dataset.labels, &["auto", "directory", "none"])?;
+        if !self.dataset.captions.starts_with("json.") {
+            one_of("dataset.captions", &self.dataset.captions, &["auto", "none", "json.<key>"])?;
         }
         one_of("image.crop", &image.crop, &["center", "random"])?;
         one_of("image.flip", &image.flip, &["none", "both"])?;
@@ -182,7 +185,7 @@ fn place(text: &str, name: &str, key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Auto, ByteSize, Format};
+    use crate::config::{Auto, ByteSize};
 
     const GOOD: &str =
         "[dataset]\nformat = \"folder\"\nurl = \"in\"\n[tokenizer]\nweights = \"w\"\n[output]\nurl = \"o\"\n";
@@ -197,7 +200,7 @@ mod tests {
         let overrides = ["image.size=64", "run.memory_budget=2 GiB", "tokenizer.batch_size=4", "output.url=s3://b/x"];
         let overrides: Vec<String> = overrides.iter().map(|s| (*s).to_owned()).collect();
         let pipeline = Pipeline::parse(GOOD, "p.toml", &overrides).unwrap();
-        assert_eq!(pipeline.dataset.format, Some(Format::Folder));
+        assert_eq!(pipeline.dataset.format, "folder");
         assert_eq!(pipeline.image.size, 64);
         assert_eq!(pipeline.run.memory_budget, ByteSize(2 << 30));
         assert_eq!(pipeline.tokenizer.batch_size, Auto::Value(4));

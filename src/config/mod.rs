@@ -31,7 +31,5 @@ mod sections;
 mod values;
 
 pub use load::ConfigError;
-pub use sections::{
-    DType, DatasetSection, Format, ImageSection, Labels, OutputSection, Pipeline, RunSection, TokenizerSection,
-};
+pub use sections::{DType, DatasetSection, ImageSection, OutputSection, Pipeline, RunSection, TokenizerSection};
 pub use values::{Auto, ByteSize};

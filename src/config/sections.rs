@@ -14,39 +14,21 @@ pub struct Pipeline {
     pub run: RunSection,
 }
 
-/// How a dataset lies on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// A directory tree of image files.
-    Folder,
-    /// WebDataset tar shards.
-    Webdataset,
-}
-
-/// Where a folder dataset's labels come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Labels {
-    /// No labels.
-    #[default]
-    None,
-    /// The rank of the top-level directory's name, in sorted order.
-    Directory,
-}
-
 /// `[dataset]`: what to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatasetSection {
-    /// The dataset's format.
-    pub format: Option<Format>,
+    /// The dataset's format: `folder` or `webdataset`.
+    pub format: String,
     /// Where it is: a local path or a URL (`s3://`, `gs://`, `az://`, `http(s)://`, `file://`), with braces for shards.
     pub url: String,
     /// A file of names, one per line: only these are kept (folders).
     pub list: Option<String>,
-    /// Where the labels of a folder come from.
-    pub labels: Labels,
+    /// Where labels come from: `auto` (what the format itself says), `directory` (folders: the rank of the top directory's
+    /// name), or `none`.
+    pub labels: String,
+    /// Where captions come from: `auto` (what the format itself says), `json.<key>`, or `none`.
+    pub captions: String,
     /// Labels must be below this number, when it is given.
     pub classes: Option<u32>,
     /// Files per work unit, for formats that are not sharded.
@@ -56,10 +38,11 @@ pub struct DatasetSection {
 impl Default for DatasetSection {
     fn default() -> Self {
         DatasetSection {
-            format: None,
+            format: String::new(),
             url: String::new(),
             list: None,
-            labels: Labels::None,
+            labels: "auto".to_owned(),
+            captions: "auto".to_owned(),
             classes: None,
             unit_rows: 5000,
         }

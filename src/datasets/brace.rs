@@ -11,7 +11,7 @@
 /// How deep groups may nest.
 const MAX_DEPTH: usize = 16;
 
-/// Why a pattern could not be expanded. [`super::listing`] adds the URL to the sentence.
+/// Why a pattern could not be expanded, to be read behind the pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BraceError {
     #[error("a '{{' at character {at} is never closed")]

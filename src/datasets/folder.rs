@@ -1,15 +1,4 @@
-//! Image folder: every image file under a root, at any depth, in bytewise order of the paths.
-//!
-//! A work unit is a block of [`DatasetOptions::unit_rows`] files, named `files@<start>-<end>` with nine digits each. The file
-//! of a sample is its source and its key. As a unit's source stands the block as a whole: the sum of the sizes, and a hash
-//! over the paths and sizes in place of an entity tag. So a manifest stays small for millions of files, and a file that was
-//! added, removed or resized is noticed on resume.
-//!
-//! - Images are images by their ending, in any case; names that start with a dot are passed over.
-//! - With a list file, only the files it names are read: by path relative to the root, else by base name (FFHQ and LSUN lists).
-//!   The order stays that of the paths. A name that is not there stops the run.
-//! - With labels from the directory, the class is the rank of the first directory's name among all first directories, those
-//!   that the list leaves out included, so that two lists of one folder agree.
+//! The folder reader: loose image files, fetched ahead and passed on in order. Its rules are told at [`Folder`].
 
 use super::listing::{Listing, Wanted};
 use super::open::{DatasetOptions, Labels};
@@ -29,7 +18,19 @@ const IMAGES: Wanted = Wanted { what: "images", extensions: &[".jpg", ".jpeg", "
 const MAX_LIST_BYTES: u64 = 1 << 30;
 const NAMED_IN_MESSAGE: usize = 5;
 
-/// Reads a folder of images. Made by [`super::open`], or with [`Folder::new`] over a store of one's own.
+/// Image folder: every image file under a root, at any depth, in bytewise order of the paths. Made by
+/// [`open()`](super::open()), or with [`Folder::new`] over a store of one's own.
+///
+/// - A work unit is a block of [`DatasetOptions::unit_rows`] files, named `files@<start>-<end>` with nine digits each. A sample's
+///   source and key are the path of its file.
+/// - As a unit's source stands the block as a whole: the sum of the sizes, and a hash over paths and sizes in place of an
+///   entity tag. So a manifest stays small for millions of files, and a file that was added, removed or resized is noticed on
+///   resume.
+/// - Files are images by their ending, in any case; names that start with a dot are passed over.
+/// - With a list file, only the files it names are read: by path relative to the root, else by base name (as in FFHQ's and
+///   LSUN's lists). The order stays that of the paths. A name that is not there stops the run.
+/// - With [`Labels::Directory`], the class is the rank of the first directory's name among all first directories, those that
+///   the list leaves out included, so that two lists of one folder agree.
 #[derive(Debug)]
 pub struct Folder {
     location: Location,
@@ -156,11 +157,11 @@ impl Reader for Folder {
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
-        Box::pin(self.read_block(unit, out))
+        Box::pin(out.while_wanted(self.read_block(unit, out)))
     }
 }
 
-/// A block of files as one source: see the head of this file.
+/// A block of files as one source: see [`Folder`].
 fn block_source(name: &str, block: &[Source]) -> Source {
     let mut hash = Sha256::new();
     for file in block {

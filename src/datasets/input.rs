@@ -9,6 +9,9 @@ use std::io::{self, Write};
 /// How much compressed data is unpacked at a time. Deflate gives at most 1032 bytes for one, so 16 MiB bounds the result.
 const PIECE: usize = 16 << 10;
 
+/// Bytes that tell every compression known here.
+const LONGEST_MAGIC: usize = 6;
+
 /// Why no more bytes come.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InputError {
@@ -84,7 +87,8 @@ impl Input {
             if self.packed.is_empty() {
                 match self.source.chunk().await? {
                     Some(chunk) if self.gunzip.is_some() => self.packed = chunk,
-                    Some(chunk) => self.begin(chunk)?,
+                    Some(chunk) if self.started => self.plain = chunk,
+                    Some(chunk) => self.begin(chunk).await?,
                     None => return self.finish(),
                 }
             }
@@ -93,22 +97,25 @@ impl Input {
         Ok(true)
     }
 
-    /// Takes a chunk of an archive that is not known to be compressed; the first one decides.
-    fn begin(&mut self, chunk: Bytes) -> Result<(), InputError> {
-        if !std::mem::replace(&mut self.started, true) {
-            match &chunk[..] {
-                [0x1f, 0x8b, ..] => {
-                    self.gunzip = Some(MultiGzDecoder::new(Vec::new()));
-                    self.packed = chunk;
-                    return Ok(());
-                }
-                [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(InputError::OtherCompression("zstd")),
-                [b'B', b'Z', b'h', ..] => return Err(InputError::OtherCompression("bzip2")),
-                [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(InputError::OtherCompression("xz")),
-                _ => {}
-            }
+    /// Takes the first bytes, which tell whether the archive is compressed.
+    async fn begin(&mut self, mut first: Bytes) -> Result<(), InputError> {
+        while first.len() < LONGEST_MAGIC
+            && let Some(more) = self.source.chunk().await?
+        {
+            first = [first, more].concat().into();
         }
-        self.plain = chunk;
+        self.started = true;
+        match &first[..] {
+            [0x1f, 0x8b, ..] => {
+                self.gunzip = Some(MultiGzDecoder::new(Vec::new()));
+                self.packed = first;
+                return Ok(());
+            }
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(InputError::OtherCompression("zstd")),
+            [b'B', b'Z', b'h', ..] => return Err(InputError::OtherCompression("bzip2")),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(InputError::OtherCompression("xz")),
+            _ => self.plain = first,
+        }
         Ok(())
     }
 

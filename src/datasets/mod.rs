@@ -25,8 +25,9 @@ pub use webdataset::WebDataset;
 
 use crate::reject::{Reason, Reject};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use std::ops::Range;
+use std::pin::pin;
 
 /// A part of a dataset that is read, committed and retried as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +135,18 @@ impl Output {
             message: message.into(),
         }))
         .await
+    }
+
+    /// Runs `work` to its end, or until nobody listens any more: a read that hangs in a slow store must not hold up the end
+    /// of a cancelled run.
+    pub async fn while_wanted<T>(
+        &self,
+        work: impl Future<Output = Result<T, DatasetError>>,
+    ) -> Result<T, DatasetError> {
+        match select(pin!(work), pin!(self.sender.closed())).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => Err(DatasetError::Cancelled),
+        }
     }
 
     async fn send(&self, entry: Entry) -> Result<(), DatasetError> {

@@ -9,7 +9,7 @@ use super::{DatasetError, Source};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore};
+use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -82,8 +82,18 @@ impl Object {
                     tokio::time::sleep(wait).await;
                     attempt += 1;
                 }
+                DatasetError::Store { source, path } => return Err(self.failed(source, path).await),
                 error => return Err(error),
             }
+        }
+    }
+
+    /// What a failure for good was: a range that fails because the object shrank is a change, not a fault of the store.
+    async fn failed(&self, source: object_store::Error, path: String) -> DatasetError {
+        let now = self.store.head(&self.path).await;
+        match now.ok().and_then(|meta| self.check(&meta).err()) {
+            Some(changed) => changed,
+            None => DatasetError::Store { path, source },
         }
     }
 
@@ -211,7 +221,6 @@ impl RangeReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
 
     async fn reader(size: u8, chunk: u64, parallel: usize) -> (Arc<InMemory>, RangeReader) {

@@ -1,11 +1,4 @@
-//! WebDataset: tar shards whose neighbouring members of one key are a sample (FORMATS §6).
-//!
-//! A shard is a work unit, named by its path relative to the root. It is streamed by ranged GETs that run ahead; in memory are
-//! those ranges, the sample being read and the few that wait in the look-ahead for torn samples. Whether a shard is gzipped is
-//! told by its bytes.
-//!
-//! A shard that breaks yields every whole sample before the break, a reject for the sample in hand when that is not whole, and
-//! one reject with an empty key for the rest.
+//! The WebDataset reader: one tar shard after the other, streamed. Its rules are told at [`WebDataset`].
 
 use super::listing::{Files, Wanted};
 use super::open::DatasetOptions;
@@ -19,7 +12,18 @@ use futures::future::BoxFuture;
 
 const SHARDS: Wanted = Wanted { what: "WebDataset shards", extensions: &[".tar", ".tar.gz", ".tgz"] };
 
-/// Reads WebDataset shards. Made by [`super::open`], or with [`WebDataset::new`] over a store of one's own.
+/// WebDataset: tar shards whose neighbouring members of one key are a sample (FORMATS §6). Made by [`open()`](super::open()),
+/// or with [`WebDataset::new`] over a store of one's own.
+///
+/// - A shard is a work unit, named by its path relative to the root. It is streamed by ranged GETs that run ahead; in memory
+///   are those ranges, the sample being read, and at most 16 samples and 8 MiB that wait in the look-ahead for torn ones.
+/// - Whether a shard is gzipped is told by its bytes. Members are grouped by directories and base name up to the first dot;
+///   those whose base name has no dot, or starts with one, and directories belong to no sample.
+/// - A sample has an image (`jpg`, `jpeg`, `png`, `webp`, `gif`, `bmp`; the first of these, should there be several), a class
+///   (`cls`, else `label` of `json`) and a caption (`txt`, else `caption` of `json`). Other fields are passed over unread, and
+///   samples that have none but such fields are no samples of images.
+/// - A shard that breaks yields every whole sample before the break, a reject for the sample in hand if that is not whole, and
+///   one reject with an empty key for the rest.
 #[derive(Debug)]
 pub struct WebDataset {
     files: Files,
@@ -58,7 +62,7 @@ impl Reader for WebDataset {
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
-        Box::pin(self.read_shard(unit, out))
+        Box::pin(out.while_wanted(self.read_shard(unit, out)))
     }
 }
 

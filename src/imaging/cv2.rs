@@ -4,6 +4,7 @@
 //! resize.cpp: `HResizeLinear`, `VResizeLinear` for `uchar, int, short`).
 
 use super::decode::Area;
+use fearless_simd::{Level, dispatch};
 use std::ops::Range;
 
 /// Coefficients are fractions of 2^11.
@@ -50,55 +51,61 @@ impl Axis {
 /// The window of `size` x `size` pixels at `window` of an image resized along `axes` (x, y); `[size, size, 3]`. `source` holds
 /// `area` of the original, which covers all that the window reads.
 pub(super) fn resize_window(source: &[u8], area: Area, axes: (Axis, Axis), window: (u32, u32), size: u32) -> Vec<u8> {
-    let row_length = area.width as usize * 3;
-    let columns: Vec<(usize, usize, [i32; 2])> = (window.0..window.0 + size)
+    let columns: Vec<Tap> = (window.0..window.0 + size)
         .map(|position| {
             let tap = axes.0.tap(position);
             // Left and right of the outermost centres OpenCV takes the border pixel alone.
             let weights = if tap.first == tap.second { [ONE, 0] } else { tap.weights };
-            ((tap.first - area.x) as usize * 3, (tap.second - area.x) as usize * 3, weights)
+            Tap { first: tap.first - area.x, second: tap.second - area.x, weights }
         })
         .collect();
-    let mut output = Vec::with_capacity(size as usize * size as usize * 3);
-    let mut rows = [Row::new(size), Row::new(size)];
-    for position in window.1..window.1 + size {
-        let tap = axes.1.tap(position);
-        if rows[0].of != Some(tap.first) {
-            rows.swap(0, 1);
-        }
-        for (row, of) in rows.iter_mut().zip([tap.first, tap.second]) {
-            if row.of != Some(of) {
-                row.blend(&source[(of - area.y) as usize * row_length..][..row_length], &columns, of);
-            }
-        }
-        let [b0, b1] = tap.weights;
-        output.extend(rows[0].sums.iter().zip(&rows[1].sums).map(|(&s0, &s1)| {
-            let sum = ((b0 * (s0 >> 4)) >> 16) + ((b1 * (s1 >> 4)) >> 16);
-            ((sum + 2) >> 2).clamp(0, 255) as u8
-        }));
-    }
+    let rows: Vec<Tap> = (window.1..window.1 + size)
+        .map(|position| {
+            let tap = axes.1.tap(position);
+            Tap { first: tap.first - area.y, second: tap.second - area.y, ..tap }
+        })
+        .collect();
+    let mut output = vec![0; size as usize * size as usize * 3];
+    let source: Vec<&[[u8; 3]]> =
+        source.chunks_exact(area.width as usize * 3).map(|row| row.as_chunks::<3>().0).collect();
+    dispatch!(Level::new(), _ => blend(&source, &columns, &rows, &mut output));
     output
 }
 
-/// A source row after the horizontal pass: sums of 19 bits, `[size, 3]`.
-struct Row {
-    of: Option<u32>,
-    sums: Vec<i32>,
-}
-
-impl Row {
-    fn new(size: u32) -> Row {
-        Row { of: None, sums: vec![0; size as usize * 3] }
-    }
-
-    fn blend(&mut self, source: &[u8], columns: &[(usize, usize, [i32; 2])], of: u32) {
-        for (sums, &(first, second, [a0, a1])) in self.sums.chunks_exact_mut(3).zip(columns) {
-            let (first, second) = (&source[first..first + 3], &source[second..second + 3]);
-            for (sum, (&s0, &s1)) in sums.iter_mut().zip(first.iter().zip(second)) {
-                *sum = i32::from(s0) * a0 + i32::from(s1) * a1;
+/// Rows are weighed into sums of 19 bits first, then pairs of them into pixels. Arithmetic wraps, since checked arithmetic would
+/// not vectorise; nothing reaches 2^31.
+#[inline(always)]
+fn blend(source: &[&[[u8; 3]]], columns: &[Tap], rows: &[Tap], output: &mut [u8]) {
+    let width = columns.len() * 3;
+    let mut sums = [(None, vec![0; width]), (None, vec![0; width])];
+    for (target, tap) in output.chunks_exact_mut(width).zip(rows) {
+        if sums[0].0 != Some(tap.first) {
+            sums.swap(0, 1);
+        }
+        for ((held, sums), row) in sums.iter_mut().zip([tap.first, tap.second]) {
+            if *held != Some(row) {
+                horizontal(source[row as usize], columns, sums);
+                *held = Some(row);
             }
         }
-        self.of = Some(of);
+        let [(_, upper), (_, lower)] = &sums;
+        let [b0, b1] = tap.weights;
+        for ((value, &s0), &s1) in target.iter_mut().zip(upper).zip(lower) {
+            let sum = (b0.wrapping_mul(s0 >> 4) >> 16).wrapping_add(b1.wrapping_mul(s1 >> 4) >> 16);
+            *value = (sum.wrapping_add(2) >> 2).clamp(0, 255) as u8;
+        }
+    }
+}
+
+#[inline(always)]
+fn horizontal(source: &[[u8; 3]], columns: &[Tap], sums: &mut [i32]) {
+    for (sums, tap) in sums.as_chunks_mut::<3>().0.iter_mut().zip(columns) {
+        let (first, second) = (source[tap.first as usize], source[tap.second as usize]);
+        let [a0, a1] = tap.weights;
+        for channel in 0..3 {
+            let (s0, s1) = (i32::from(first[channel]), i32::from(second[channel]));
+            sums[channel] = s0.wrapping_mul(a0).wrapping_add(s1.wrapping_mul(a1));
+        }
     }
 }
 

@@ -94,9 +94,10 @@ pub(super) fn bmp(bytes: &[u8]) -> Result<Header, ImageError> {
 
 pub(super) fn jpeg(bytes: &[u8]) -> Result<Header, ImageError> {
     let frame = jpeg_frame(bytes)?;
-    // Planes of a progressive image are kept as 16-bit coefficients until the last scan.
-    let coefficients = if frame.progressive { 2 * u32::from(frame.components) } else { 0 };
-    let working_bytes = 3 + coefficients + if frame.components == 4 { 4 } else { 0 };
+    let components = u32::from(frame.components);
+    // RGB and the components' planes; a progressive image's are kept as 16-bit coefficients until its last scan, and again as
+    // samples.
+    let working_bytes = 3 + components + if frame.progressive { 2 * components } else { 0 };
     Ok(Header { format: Format::Jpeg, width: frame.width.into(), height: frame.height.into(), working_bytes })
 }
 

@@ -40,8 +40,8 @@ pub struct Limits {
 impl Default for Limits {
     /// 2^26 pixels, 64 MiB, no shortest side.
     ///
-    /// 2^26 pixels hold 8192 x 8192, larger than the 61-megapixel full-frame cameras, and still decode in 0.2 GB (baseline) to
-    /// 0.8 GB (16-bit RGBA PNG), which a worker can have. Pillow's limit of 179 megapixels would let one file take 2 GB.
+    /// 2^26 pixels hold 8192 x 8192, larger than the 61-megapixel full-frame cameras, and still decode in 0.4 GB (baseline JPEG)
+    /// to 0.9 GB (WebP), which a worker can have. Pillow's limit of 179 megapixels would let one file take 2.3 GB.
     fn default() -> Limits {
         Limits { max_pixels: 1 << 26, max_bytes: 64 << 20, min_side: 1 }
     }
@@ -128,7 +128,12 @@ pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Header, ImageError> {
 /// # Ok::<(), imagebart::imaging::ImageError>(())
 /// ```
 pub fn cost(bytes: &[u8], limits: &Limits) -> u64 {
-    bytes.len() as u64 + probe(bytes, limits).map_or(0, |header| header.working_memory())
+    let encoded = bytes.len() as u64;
+    probe(bytes, limits).map_or(encoded, |header| {
+        // A JPEG's entropy-coded data is copied once, without its stuffing.
+        let copies = if header.format == Format::Jpeg { 2 } else { 1 };
+        encoded * copies + header.working_memory()
+    })
 }
 
 /// First bytes of formats that are images but not decoded here: (offset, bytes, name).

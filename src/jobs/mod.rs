@@ -1,8 +1,13 @@
 //! The user's commands, each read top to bottom as the data flows.
 
+pub mod encode;
+pub mod import;
+mod places;
 pub mod demo;
 pub mod gallery;
 pub mod verify;
+
+pub use places::open_output;
 
 use crate::config::ConfigError;
 
@@ -59,4 +64,3 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
-pub mod import;

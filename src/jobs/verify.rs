@@ -170,7 +170,7 @@ async fn check_units(
     let checks = units.into_iter().map(|unit| {
         let task = check_unit(dir.clone(), unit.clone(), done.get(unit).cloned(), rejected.get(unit).cloned());
         // Tasks of their own, so that several processors decode.
-        async { (unit, tokio::spawn(task).await) }
+        async move { (unit, tokio::spawn(task).await) }
     });
     let mut checks = futures::stream::iter(checks).buffered(UNITS_IN_FLIGHT);
     while let Some((unit, check)) = checks.next().await {

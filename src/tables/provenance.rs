@@ -82,7 +82,7 @@ pub struct FileInfo {
     pub samples: u64,
     /// Rows of the unit's rejects.
     pub rejects: u64,
-    /// SHA-256 hex over key, index and tokens of every row in order; see [`RowChecksum`](super::latents::RowChecksum).
+    /// SHA-256 hex over key, index and tokens of every row in order; see [`RowChecksum`](super::RowChecksum).
     /// None in files of the `rejects` table.
     pub checksum: Option<String>,
 }

@@ -164,7 +164,7 @@ fn latent_rows(batch: &RecordBatch) -> Option<Vec<LatentRow>> {
     let values = tokens.values().as_primitive_opt::<UInt16Type>()?.values();
     (0..batch.num_rows())
         .map(|row| {
-            let start = tokens.value_offset_at(row) as usize;
+            let start = tokens.value_offset_at(row);
             Some(LatentRow {
                 key: keys.value(row).to_owned(),
                 source: sources.get(row)?.clone(),

@@ -42,7 +42,6 @@ impl RejectsWriter {
         let schema = table.arrow(provenance.tokens())?;
         let properties = properties(provenance.to_metadata(&table, unit))
             .map_err(|error| TableError::parquet(&path, error))?
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .build();
         let file = TableFile::create(store, path.clone(), schema.clone(), properties)?;
         Ok(RejectsWriter { file, path, unit: unit.to_owned(), provenance, schema, rows: Vec::new(), written: 0 })
@@ -76,7 +75,8 @@ impl RejectsWriter {
         let batch = columns
             .and_then(|columns| RecordBatch::try_new(self.schema.clone(), columns))
             .map_err(|error| TableError::parquet(&self.path, error))?;
-        self.file.write(&batch).await
+        self.file.write(&batch)?;
+        if self.file.rows_in_group() >= ROW_GROUP_ROWS { self.file.end_group().await } else { Ok(()) }
     }
 
     /// Commits the file, of a unit of which `samples` samples gave rows, in one atomic step. Returns its size in bytes.

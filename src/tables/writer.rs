@@ -38,6 +38,8 @@ pub(crate) fn properties(metadata: Vec<KeyValue>) -> Result<WriterPropertiesBuil
         .set_key_value_metadata(Some(metadata))
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_statistics_enabled(EnabledStatistics::None)
+        // Row groups are ended by the tables' writers.
+        .set_max_row_group_row_count(None)
         .set_offset_index_disabled(true))
 }
 
@@ -54,27 +56,42 @@ impl TableFile {
         Ok(TableFile { path, encoder, upload, digest: Sha256::new(), bytes: 0 })
     }
 
-    /// Encodes a batch; finished row groups go out.
-    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
-        let row_groups = self.encoder.flushed_row_groups().len();
-        self.encoder.write(batch).map_err(|error| TableError::parquet(&self.path, error))?;
-        if self.encoder.flushed_row_groups().len() > row_groups { self.send().await } else { Ok(()) }
+    /// Encodes a batch into the row group at hand.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
+        self.encoder.write(batch).map_err(|error| TableError::parquet(&self.path, error))
+    }
+
+    /// Rows of the row group at hand.
+    pub fn rows_in_group(&self) -> usize {
+        self.encoder.in_progress_rows()
+    }
+
+    /// Bytes the row group at hand holds in memory.
+    pub fn bytes_in_group(&self) -> usize {
+        self.encoder.memory_size()
+    }
+
+    /// Ends the row group at hand, and sends it.
+    pub async fn end_group(&mut self) -> Result<(), TableError> {
+        self.encoder.flush().map_err(|error| TableError::parquet(&self.path, error))?;
+        self.send().await
     }
 
     /// Writes the footer with `totals` and the seal, and commits the file. Returns its size in bytes.
     pub async fn finish(mut self, totals: Vec<KeyValue>) -> Result<u64, TableError> {
-        let finished = self.try_finish(totals).await;
-        if finished.is_err() {
+        if let Err(error) = self.write_footer(totals).await {
             // The error that stopped the file matters more than one of giving its parts back.
             let _ = self.abort().await;
-            return finished;
+            return Err(error);
         }
-        finished
+        // A completion that fails gives its parts back itself.
+        let path = self.path.to_string();
+        self.upload.shutdown().await.map_err(|source| TableError::Disk { path, source })?;
+        Ok(self.bytes)
     }
 
-    async fn try_finish(&mut self, totals: Vec<KeyValue>) -> Result<u64, TableError> {
-        self.encoder.flush().map_err(|error| TableError::parquet(&self.path, error))?;
-        self.send().await?;
+    async fn write_footer(&mut self, totals: Vec<KeyValue>) -> Result<(), TableError> {
+        self.end_group().await?;
         for entry in totals {
             self.encoder.append_key_value_metadata(entry);
         }
@@ -85,9 +102,7 @@ impl TableFile {
             return Err(TableError::format(&self.path, "the Parquet footer has no place for the seal"));
         }
         self.bytes += tail.len() as u64;
-        self.upload.put(tail.into()).await.map_err(|error| TableError::store(&self.path, error))?;
-        self.upload.shutdown().await.map_err(|source| TableError::Disk { path: self.path.to_string(), source })?;
-        Ok(self.bytes)
+        self.upload.put(tail.into()).await.map_err(|error| TableError::store(&self.path, error))
     }
 
     /// Sends what the encoder has ready. Waits while too many parts are in flight.

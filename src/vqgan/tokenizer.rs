@@ -8,6 +8,7 @@ use super::quantizer::OUTLIER;
 use crate::config::DType;
 use crate::imaging::Rgb;
 use crate::random::{Purpose, RowKey};
+use crate::torch::device::kind;
 use crate::torch::weights::{Weights, WeightsError, WeightsFile};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
@@ -123,11 +124,7 @@ impl Tokenizer {
 
     /// A tokenizer of weights in memory.
     pub fn new(config: VqganConfig, weights: &Weights, options: TokenizerOptions) -> Result<Tokenizer, TokenizerError> {
-        let kind = match options.dtype {
-            DType::Fp32 => Kind::Float,
-            DType::Bf16 => Kind::BFloat16,
-        };
-        let placement = Placement { device: options.device, kind, layout: options.layout };
+        let placement = Placement { device: options.device, kind: kind(options.dtype), layout: options.layout };
         let _guard = tch::no_grad_guard();
         let network = Vqgan::load(&config, weights, placement, options.apply_tanh)?;
         Ok(Tokenizer { network, config, options, fingerprint: weights.fingerprint().to_owned() })

@@ -3,6 +3,8 @@
 use crate::formats::Fixture;
 use crate::stores::{Fault, Faulty, Served, in_memory, on_disk};
 use imagebart::datasets::{DatasetError, Entry, Location, Output, Reader, Unit, read_unit as read};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use std::sync::Arc;
 
 /// Units with all that must be the same on every store: entity tags need not be.
@@ -30,6 +32,7 @@ pub async fn conformance(fixture: &Fixture) {
     faults_that_pass_change_nothing(fixture, &units, &entries).await;
     lasting_faults_and_changes_fail_the_unit(fixture, &units).await;
     a_dropped_receiver_cancels(fixture, &units, &entries, &*memory).await;
+    a_hanging_store_can_be_cancelled(fixture, &units).await;
 }
 
 fn gives_what_is_expected(fixture: &Fixture, entries: &[Vec<Entry>]) {
@@ -91,7 +94,9 @@ async fn the_same_on_every_store(fixture: &Fixture, units: &[Unit], entries: &[V
     let file_url = Location::open(&format!("file://{}/{}", disk.path().display(), fixture.pattern)).await.unwrap();
     let served = Served::start(&fixture.objects).await;
     let http = Location::open(&format!("{}/{}", served.url(), fixture.names_for_http)).await.unwrap();
-    for (store, location) in [("local path", local), ("file URL", file_url), ("http", http)] {
+    let breaking = Served::start_breaking(&fixture.objects, 2).await;
+    let broken = Location::open(&format!("{}/{}", breaking.url(), fixture.names_for_http)).await.unwrap();
+    for (store, location) in [("local path", local), ("file URL", file_url), ("http", http), ("broken http", broken)] {
         let reader = (fixture.reader)(location);
         let (others, found) = everything(&*reader).await;
         assert_eq!(bare(&others), bare(units), "{}: units on {store}", fixture.name);
@@ -126,7 +131,7 @@ async fn lasting_faults_and_changes_fail_the_unit(fixture: &Fixture, units: &[Un
     reader.units().await.unwrap();
     for (path, bytes) in &fixture.objects {
         let longer = [bytes.as_slice(), b"more"].concat();
-        object_store::ObjectStoreExt::put(&*store, &path.as_str().into(), longer.into()).await.unwrap();
+        store.put(&Path::parse(path).unwrap(), longer.into()).await.unwrap();
     }
     let error = read(&*reader, unit).await.unwrap_err();
     assert!(matches!(error, DatasetError::Changed { .. }), "{}: a changed object gave {error}", fixture.name);
@@ -149,4 +154,20 @@ async fn a_dropped_receiver_cancels(fixture: &Fixture, units: &[Unit], entries: 
         let (result, ()) = tokio::join!(reader.read(unit, &out), listen);
         assert!(matches!(result, Err(DatasetError::Cancelled)), "{}: cancelled half-way", fixture.name);
     }
+}
+
+/// Cancelling does not wait for an answer of the store.
+async fn a_hanging_store_can_be_cancelled(fixture: &Fixture, units: &[Unit]) {
+    let store = Arc::new(Faulty::new(in_memory(&fixture.objects).await, Fault::Hang, u32::MAX));
+    let reader = (fixture.reader)(Location::in_store(store.clone(), fixture.pattern));
+    let unit = units.iter().find(|unit| unit.sources.iter().any(|source| source.size > 0)).unwrap();
+    let (out, receiver) = Output::channel(1);
+    let close = async {
+        while store.faults() == 0 {
+            tokio::task::yield_now().await;
+        }
+        receiver.close();
+    };
+    let (result, ()) = tokio::join!(reader.read(unit, &out), close);
+    assert!(matches!(result, Err(DatasetError::Cancelled)), "{}: cancelled while the store hangs", fixture.name);
 }

@@ -21,7 +21,7 @@ type Objects = [(String, Vec<u8>)];
 pub async fn in_memory(objects: &Objects) -> Arc<InMemory> {
     let store = Arc::new(InMemory::new());
     for (path, bytes) in objects {
-        store.put(&Path::from(path.as_str()), bytes.clone().into()).await.unwrap();
+        store.put(&Path::parse(path).unwrap(), bytes.clone().into()).await.unwrap();
     }
     store
 }
@@ -44,12 +44,18 @@ pub struct Served {
 
 impl Served {
     pub async fn start(objects: &Objects) -> Served {
+        Served::start_breaking(objects, 0).await
+    }
+
+    /// A server that breaks off in the middle of its first `breaks` bodies.
+    pub async fn start_breaking(objects: &Objects, breaks: u32) -> Served {
+        let breaks = Arc::new(AtomicU32::new(breaks));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let objects: Arc<HashMap<String, Vec<u8>>> = Arc::new(objects.iter().cloned().collect());
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, objects.clone()));
+                tokio::spawn(serve(stream, objects.clone(), breaks.clone()));
             }
         });
         Served { address, task }
@@ -66,7 +72,11 @@ impl Drop for Served {
     }
 }
 
-async fn serve(stream: TcpStream, objects: Arc<HashMap<String, Vec<u8>>>) -> std::io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    objects: Arc<HashMap<String, Vec<u8>>>,
+    breaks: Arc<AtomicU32>,
+) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let mut head = String::new();
@@ -77,6 +87,11 @@ async fn serve(stream: TcpStream, objects: Arc<HashMap<String, Vec<u8>>>) -> std
         }
         let (headers, body) = answer(&head, &objects);
         stream.write_all(headers.as_bytes()).await?;
+        let left = |n: u32| n.checked_sub(1);
+        if !body.is_empty() && breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
+            stream.write_all(&body[..body.len() / 2]).await?;
+            return stream.shutdown().await;
+        }
         stream.write_all(&body).await?;
         stream.flush().await?;
     }
@@ -115,6 +130,8 @@ pub enum Fault {
     CutBody,
     /// The body ends half-way as if that were all.
     ShortBody,
+    /// No answer, ever.
+    Hang,
 }
 
 /// A store whose reads fail: the first `times` reads up to any one place of an object.
@@ -156,6 +173,9 @@ impl Faulty {
         let broken = || object_store::Error::Generic { store: "faulty", source: "on purpose".into() };
         if matches!(self.fault, Fault::Refuse) {
             return Err(broken());
+        }
+        if matches!(self.fault, Fault::Hang) {
+            return futures::future::pending().await;
         }
         let mut result = self.inner.get_opts(location, options).await?;
         let wanted = (result.range.end - result.range.start) as usize;

@@ -1,0 +1,201 @@
+//! The facts of a run: its summary for the user, and `run.json` beside the tables.
+
+use super::EncodeOptions;
+use super::plan::{EncodePlan, Pending, Settings};
+use super::stages::Committed;
+use crate::config::{ByteSize, Pipeline};
+use crate::datasets::Unit;
+use crate::flow::Report;
+use crate::jobs::JobError;
+use crate::launch::Rank;
+use crate::tables::UnitSummary;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// `run.json`, or `run-<rank>.json` where several processes share the work.
+pub fn file_name(rank: Rank) -> String {
+    if rank.world == 1 { "run.json".to_owned() } else { format!("run-{}.json", rank.rank) }
+}
+
+/// What an `encode` did. Serialises as `run.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct EncodeSummary {
+    pub command: &'static str,
+    /// Of the program; never part of the identity.
+    pub version: &'static str,
+    /// The run's identity, as in every file.
+    pub identity: String,
+    pub rank: u32,
+    pub world: u32,
+    /// Seconds since 1970 when the run ended.
+    pub ended_unix: u64,
+    pub seconds: f64,
+    pub device: String,
+    pub settings: Settings,
+    /// Units committed by this run, and before it.
+    pub units: u64,
+    pub units_before: u64,
+    /// Units that could not be read: the next run tries them again.
+    pub failed: Vec<FailedUnit>,
+    /// Rows, samples with rows, rejects and bytes on disk, of this run.
+    pub rows: u64,
+    pub samples: u64,
+    pub rejects: u64,
+    pub bytes: u64,
+    pub reasons: BTreeMap<&'static str, u64>,
+    /// Samples and rejects of the units that were done before.
+    pub samples_before: u64,
+    pub rejects_before: u64,
+    /// Of each stage: the share of its time that it worked, waited for input, waited for output.
+    pub stages: Vec<StageShare>,
+    /// One sentence on what the run waited for.
+    pub bottleneck: Option<String>,
+    /// The pipeline file as it was understood, overrides included.
+    pub pipeline: Pipeline,
+}
+
+/// A unit that could not be read.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedUnit {
+    pub unit: String,
+    pub error: String,
+}
+
+/// Where a stage's time went.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageShare {
+    pub stage: &'static str,
+    pub workers: usize,
+    pub busy: f64,
+    pub starved: f64,
+    pub blocked: f64,
+}
+
+/// Collects what is known before the work, for the summary after it.
+pub struct Recorder {
+    pipeline: Pipeline,
+    identity: String,
+    rank: Rank,
+    device: String,
+    settings: Settings,
+    units_before: u64,
+}
+
+impl Recorder {
+    pub fn new(pipeline: &Pipeline, plan: &EncodePlan, options: &EncodeOptions, pending: &Pending) -> Recorder {
+        Recorder {
+            pipeline: pipeline.clone(),
+            identity: plan.provenance.identity.sha256(),
+            rank: options.rank,
+            device: plan.device.line.clone(),
+            settings: plan.settings,
+            units_before: pending.finished.len() as u64,
+        }
+    }
+
+    pub fn summary(
+        self,
+        done: Committed,
+        earlier: UnitSummary,
+        report: Option<&Report<Unit>>,
+        elapsed: Duration,
+    ) -> EncodeSummary {
+        let failed = report.map_or(Vec::new(), |report| {
+            let failed = |lost: &crate::flow::Aborted<Unit>| FailedUnit {
+                unit: lost.unit.name.clone(),
+                error: lost.error.to_string(),
+            };
+            report.aborted.iter().map(failed).collect()
+        });
+        EncodeSummary {
+            command: "encode",
+            version: env!("CARGO_PKG_VERSION"),
+            identity: self.identity,
+            rank: self.rank.rank,
+            world: self.rank.world,
+            ended_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            seconds: elapsed.as_secs_f64(),
+            device: self.device,
+            settings: self.settings,
+            units: done.units,
+            units_before: self.units_before,
+            failed,
+            rows: done.rows,
+            samples: done.samples,
+            rejects: done.rejects,
+            bytes: done.bytes,
+            reasons: done.reasons.iter().map(|(reason, count)| (reason.code(), *count)).collect(),
+            samples_before: earlier.samples,
+            rejects_before: earlier.rejects,
+            stages: report.map_or(Vec::new(), stage_shares),
+            bottleneck: report.map(Report::bottleneck),
+            pipeline: self.pipeline,
+        }
+    }
+}
+
+fn stage_shares(report: &Report<Unit>) -> Vec<StageShare> {
+    let share = |part: Duration, stage: &crate::flow::StageSnapshot| {
+        part.as_secs_f64() / (report.stats.wall.as_secs_f64() * stage.workers as f64).max(f64::MIN_POSITIVE)
+    };
+    let shares = report.stats.stages.iter().map(|stage| StageShare {
+        stage: stage.name,
+        workers: stage.workers,
+        busy: share(stage.busy, stage),
+        starved: share(stage.starved, stage),
+        blocked: share(stage.blocked, stage),
+    });
+    shares.collect()
+}
+
+impl EncodeSummary {
+    /// The text of `run.json`.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("numbers, strings and maps with string keys are JSON");
+        text.push('\n');
+        text
+    }
+
+    /// Whether the run counts as done: units that failed, or too large a share of rejects over all units, are errors.
+    pub fn verdict(&self, limit: f64) -> Result<(), JobError> {
+        if let Some(first) = self.failed.first() {
+            return Err(JobError::Failed(format!(
+                "{} unit(s) could not be read and are left for the next run; the first is {}: {}",
+                self.failed.len(),
+                first.unit,
+                first.error
+            )));
+        }
+        let rejected = self.rejects + self.rejects_before;
+        let samples = self.samples + self.samples_before + rejected;
+        if rejected as f64 > limit * samples as f64 {
+            return Err(JobError::TooManyRejects { rejected, samples, limit });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for EncodeSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = self.samples as f64 / self.seconds.max(1e-9);
+        write!(
+            f,
+            "{} rows of {} images in {} units, {} on disk, in {:.1} s ({rate:.1} images/s); {} rejects",
+            self.rows,
+            self.samples,
+            self.units,
+            ByteSize(self.bytes),
+            self.seconds,
+            self.rejects
+        )?;
+        for (position, (reason, count)) in self.reasons.iter().enumerate() {
+            write!(f, "{} {count} {reason}", if position == 0 { ":" } else { "," })?;
+        }
+        if let Some(sentence) = &self.bottleneck {
+            write!(f, "; {sentence}")?;
+        }
+        Ok(())
+    }
+}
