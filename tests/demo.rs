@@ -5,7 +5,7 @@ use imagebart::config::Pipeline;
 use imagebart::jobs::JobError;
 use imagebart::jobs::demo::{DemoOptions, DemoSummary, demo, tokenizer};
 use imagebart::jobs::encode::{EncodeOptions, encode};
-use imagebart::jobs::gallery::{GalleryOptions, gallery};
+use imagebart::jobs::gallery::{GalleryOptions, describe, gallery};
 use imagebart::progress::Display;
 use imagebart::tables::{LatentsReader, OutputDir};
 use imagebart::torch::device::DeviceChoice;
@@ -32,6 +32,10 @@ async fn the_whole_way_and_a_look_at_it() {
     assert_eq!((summary.gallery.shown, summary.gallery.with_original), (64, 64));
     assert!(summary.gallery.psnr.unwrap() > 24.0, "{:?}", summary.gallery);
     assert!(summary.to_string().contains("gallery.html"), "{summary}");
+    assert!(summary.gallery.to_string().contains("64 beside their originals"), "{}", summary.gallery);
+    let planned = options(&out, "a.html");
+    assert!(describe(&planned).await.unwrap().contains("6 rows of the 4 units"));
+    assert!(!out.join("a.html").exists());
 
     rows_are_the_scenes(&out).await;
     the_page_shows_pairs(&out);
@@ -102,6 +106,7 @@ async fn without_the_data_set_reconstructions_remain(out: &Path) {
     let summary = gallery(&options(out, "alone.html")).await.unwrap();
     assert_eq!((summary.shown, summary.with_original, summary.psnr), (6, 0, None));
     assert!(!summary.problems.is_empty());
+    assert!(summary.to_string().contains("6 reconstructions, without their originals"), "{summary}");
     let page = std::fs::read_to_string(out.join("alone.html")).unwrap();
     assert_eq!(page.matches("<div class=\"missing\">original not found</div>").count(), 6);
     assert!(page.contains("6 of 6 originals were not found."));
