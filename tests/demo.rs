@@ -1,9 +1,11 @@
 //! The demo from end to end, and the gallery of what it leaves: with its originals, without them, with a wrong tokenizer.
 
 use futures::TryStreamExt;
+use imagebart::config::Pipeline;
 use imagebart::jobs::JobError;
 use imagebart::jobs::demo::{DemoOptions, DemoSummary, demo, tokenizer};
-use imagebart::jobs::gallery::{GalleryOptions, gallery};
+use imagebart::jobs::encode::{EncodeOptions, encode};
+use imagebart::jobs::gallery::{GalleryOptions, describe, gallery};
 use imagebart::progress::Display;
 use imagebart::tables::{LatentsReader, OutputDir};
 use imagebart::torch::device::DeviceChoice;
@@ -30,9 +32,14 @@ async fn the_whole_way_and_a_look_at_it() {
     assert_eq!((summary.gallery.shown, summary.gallery.with_original), (64, 64));
     assert!(summary.gallery.psnr.unwrap() > 24.0, "{:?}", summary.gallery);
     assert!(summary.to_string().contains("gallery.html"), "{summary}");
+    assert!(summary.gallery.to_string().contains("64 beside their originals"), "{}", summary.gallery);
+    let planned = options(&out, "a.html");
+    assert!(describe(&planned).await.unwrap().contains("6 rows of the 4 units"));
+    assert!(!out.join("a.html").exists());
 
     rows_are_the_scenes(&out).await;
     the_page_shows_pairs(&out);
+    mirrored_rows_find_their_originals(&out).await;
     a_second_demo_replaces_the_first(&out).await;
     a_wrong_tokenizer_is_refused(&out).await;
     without_the_data_set_reconstructions_remain(&out).await;
@@ -58,6 +65,19 @@ fn the_page_shows_pairs(out: &Path) {
     assert!(!page.contains("class=\"note\""), "nothing is missing");
     let sheet = image::open(out.join("gallery.png")).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (8 * (64 + 1 + 64 + 6) + 6, 8 * (64 + 6) + 6));
+}
+
+/// A row and its mirror image come from one picture: beside the wrong one of the two the PSNR would be half of this.
+async fn mirrored_rows_find_their_originals(out: &Path) {
+    let run: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+    let mut pipeline: Pipeline = serde_json::from_value(run["pipeline"].clone()).unwrap();
+    pipeline.image.flip = "both".to_owned();
+    pipeline.output.url = out.join("mirrored").display().to_string();
+    let settings = EncodeOptions { device: DeviceChoice::Cpu, ..EncodeOptions::default() };
+    encode(&pipeline, &settings, &Display::new(), CancellationToken::new()).await.unwrap();
+    let summary = gallery(&options(&out.join("mirrored"), "pairs.png")).await.unwrap();
+    assert_eq!((summary.shown, summary.with_original), (6, 6));
+    assert!(summary.psnr.unwrap() > 24.0, "{summary:?}");
 }
 
 async fn a_second_demo_replaces_the_first(out: &Path) {
@@ -86,6 +106,7 @@ async fn without_the_data_set_reconstructions_remain(out: &Path) {
     let summary = gallery(&options(out, "alone.html")).await.unwrap();
     assert_eq!((summary.shown, summary.with_original, summary.psnr), (6, 0, None));
     assert!(!summary.problems.is_empty());
+    assert!(summary.to_string().contains("6 reconstructions, without their originals"), "{summary}");
     let page = std::fs::read_to_string(out.join("alone.html")).unwrap();
     assert_eq!(page.matches("<div class=\"missing\">original not found</div>").count(), 6);
     assert!(page.contains("6 of 6 originals were not found."));

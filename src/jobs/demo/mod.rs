@@ -74,6 +74,20 @@ pub struct DemoSummary {
     pub gallery: GallerySummary,
 }
 
+/// What [`demo`] would do, for `--dry-run`.
+pub fn describe(options: &DemoOptions) -> Result<String, JobError> {
+    let pipeline = pipeline(&options.out, options.seed)?;
+    let parameters: i64 = tokenizer::config().tensors().iter().map(|tensor| tensor.numel()).sum();
+    Ok(format!(
+        "draw {PICTURES} pictures to {}\nmake a tokenizer of {parameters} parameters, {}\nencode to {}, verify it, and make \
+         the gallery {}",
+        pipeline.dataset.url,
+        pipeline.tokenizer.weights,
+        options.out.join("latents").display(),
+        options.out.join("gallery.html").display()
+    ))
+}
+
 /// Draws the data set, makes its tokenizer, encodes, verifies, and makes the gallery.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ use crate::torch::device::DeviceChoice;
 use crate::vqgan::{Tokenizer, TokenizerError};
 use originals::Originals;
 use rows::{Choice, Chosen};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Rows decoded at a time.
@@ -92,6 +93,27 @@ pub struct GallerySummary {
     pub problems: Vec<String>,
 }
 
+impl fmt::Display for GallerySummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
+        write!(f, "{}: {} reconstructions", files.join(", "), self.shown)?;
+        match self.psnr {
+            Some(psnr) => write!(f, ", {} beside their originals, mean PSNR {psnr:.1} dB", self.with_original)?,
+            None => f.write_str(", without their originals")?,
+        }
+        self.problems.iter().try_for_each(|problem| write!(f, "\n{problem}"))
+    }
+}
+
+/// What [`gallery`] would do, for `--dry-run`.
+pub async fn describe(options: &GalleryOptions) -> Result<String, JobError> {
+    options.to.iter().try_for_each(|path| kind_of(path).map(drop))?;
+    let latents = LatentsReader::open(open_output(&options.url, false).await?).await.map_err(refusal)?;
+    let files: Vec<String> = options.to.iter().map(|file| file.display().to_string()).collect();
+    let (units, files) = (latents.units().len(), files.join(", "));
+    Ok(format!("up to {} rows of the {units} units at {} to {files}", options.count, options.url))
+}
+
 /// Makes the gallery.
 ///
 /// # Errors
@@ -113,9 +135,11 @@ pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobErro
         },
     };
     let reconstructions = decode(tokenizer, latents.provenance().grid, &choice.rows).await?;
-    let header = facts::header(options, latents.provenance(), recorded.as_ref(), &choice, &originals);
+    let mut header = facts::header(options, latents.provenance(), recorded.as_ref(), &choice, &originals);
     let problems = header.notes.clone();
     let tiles = tiles(choice, originals, reconstructions);
+    let psnr = facts::mean_psnr(&tiles);
+    header.facts.extend(psnr.map(|psnr| ("Mean PSNR".to_owned(), format!("{psnr:.1} dB"))));
     for (path, kind) in options.to.iter().zip(kinds) {
         let bytes = match kind {
             Kind::Html => page::render(&header, &tiles).map(String::into_bytes),
@@ -127,7 +151,7 @@ pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobErro
         files: options.to.clone(),
         shown: tiles.len(),
         with_original: tiles.iter().filter(|tile| tile.original.is_some()).count(),
-        psnr: facts::mean_psnr(&tiles),
+        psnr,
         problems,
     })
 }
