@@ -100,7 +100,7 @@ fn with_limits<D: ImageDecoder>(decoder: image::ImageResult<D>, limits: image::L
 fn decoder_limits(bytes: &[u8], header: &Header) -> image::Limits {
     const METADATA: u64 = 4 << 20;
     let mut limits = image::Limits::no_limits();
-    limits.max_alloc = Some(header.working_memory() + bytes.len() as u64 + METADATA);
+    limits.max_alloc = Some(header.working_memory().saturating_add(bytes.len() as u64 + METADATA));
     limits
 }
 
