@@ -1,10 +1,11 @@
 //! The primitives the VQGAN's time goes into: convolution, GroupNorm with swish, residual addition.
 //!
-//! Everything above this file is plumbing. Weights are prepared here once, in the placement's device, dtype and memory layout;
-//! where no gradient is recorded, results overwrite their inputs' memory.
+//! Everything above this file is plumbing. Weights are prepared here once, in the placement's device, dtype and memory layout.
+//! Float32 on the CPU with channels last goes through our kernels, which fuse a convolution with the norm before and the addition
+//! after it; everything else, and whatever records gradients, through libtorch's operations.
 
+use crate::torch::kernels::{Affine, Around, Instructions, Packed, suits};
 use crate::torch::weights::{Weights, WeightsError};
-use std::borrow::Borrow;
 use tch::{Device, Kind, TchError, Tensor};
 
 const GROUPS: i64 = 32;
@@ -15,7 +16,8 @@ const EPSILON: f64 = 1e-6;
 pub enum Layout {
     /// `[batch, channels, height, width]` as written.
     Contiguous,
-    /// Channels innermost, as pixels come; shapes stay `[batch, channels, height, width]`.
+    /// Channels innermost, as pixels come; shapes stay `[batch, channels, height, width]`. On the CPU in float32 the kernels
+    /// of [`crate::torch::kernels`] then do the work.
     ChannelsLast,
 }
 
@@ -62,19 +64,29 @@ impl Loader<'_> {
 
     /// A convolution of stride 1 that keeps the size.
     pub fn conv(&self, name: &str) -> Result<Conv, WeightsError> {
-        let weight = self.tensor(&format!("{name}.weight"))?;
-        let padding = weight.size().get(2).map_or(0, |side| side / 2);
-        Ok(Conv { weight, bias: self.tensor(&format!("{name}.bias"))?, stride: 1, padding })
+        self.strided(name, 1)
     }
 
-    /// The downsampling convolution: stride 2, no padding of its own.
-    pub fn strided_conv(&self, name: &str) -> Result<Conv, WeightsError> {
-        Ok(Conv { stride: 2, padding: 0, ..self.conv(name)? })
+    /// The downsampling convolution: stride 2, over one more row below and column to the right, of zeros.
+    pub fn downsampling_conv(&self, name: &str) -> Result<Conv, WeightsError> {
+        self.strided(name, 2)
+    }
+
+    fn strided(&self, name: &str, stride: i64) -> Result<Conv, WeightsError> {
+        let (weight, bias) = (self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?);
+        let packed = match self.placement.layout {
+            Layout::ChannelsLast => Packed::new(&weight, &bias, stride)
+                .map_err(|source| WeightsError::Torch { tensor: name.to_owned(), source })?,
+            Layout::Contiguous => None,
+        };
+        Ok(Conv { weight, bias, stride, packed })
     }
 
     /// A GroupNorm.
     pub fn norm(&self, name: &str) -> Result<Norm, WeightsError> {
-        Ok(Norm { weight: self.tensor(&format!("{name}.weight"))?, bias: self.tensor(&format!("{name}.bias"))? })
+        let (weight, bias) = (self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?);
+        let kernels = self.placement.layout == Layout::ChannelsLast && !weight.requires_grad() && !bias.requires_grad();
+        Ok(Norm { weight, bias, kernels })
     }
 }
 
@@ -84,14 +96,68 @@ pub struct Conv {
     weight: Tensor,
     bias: Tensor,
     stride: i64,
-    padding: i64,
+    /// The same weights for the CPU kernels, where these are to be used.
+    packed: Option<Packed>,
 }
 
 impl Conv {
     /// `[batch, in, h, w]` to `[batch, out, h', w']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        x.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], 1)
+        match self.kernels(x) {
+            Some(packed) => packed.forward(x, Around::default(), Instructions::Best),
+            None => self.plain(x),
+        }
+    }
+
+    /// The convolution of `x` enlarged twice, each pixel to 2×2.
+    pub fn upsampled(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        match self.kernels(x) {
+            Some(packed) if packed.fuses_input() => {
+                packed.forward(x, Around { upsample: true, ..Around::default() }, Instructions::Best)
+            }
+            _ => {
+                let (_, _, height, width) = x.size4()?;
+                self.forward(&x.f_upsample_nearest2d([height * 2, width * 2], None, None)?)
+            }
+        }
+    }
+
+    /// The convolution plus `residual`, `[batch, out, h', w']`.
+    pub fn plus(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, TchError> {
+        match self.kernels(x) {
+            Some(packed) if suits(residual) => {
+                packed.forward(x, Around { residual: Some(residual), ..Around::default() }, Instructions::Best)
+            }
+            _ => add(self.plain(x)?, residual),
+        }
+    }
+
+    /// The convolution of `x` normalised and through swish; plus `residual` if there is one.
+    pub fn after(&self, norm: &Norm, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
+        match self.kernels(x) {
+            Some(packed) if packed.fuses_input() && residual.is_none_or(suits) => {
+                let norm = norm.affine(x)?;
+                packed.forward(x, Around { norm: Some(&norm), upsample: false, residual }, Instructions::Best)
+            }
+            _ => {
+                let x = norm.swish(x)?;
+                residual.map_or_else(|| self.forward(&x), |residual| self.plus(&x, residual))
+            }
+        }
+    }
+
+    fn kernels(&self, x: &Tensor) -> Option<&Packed> {
+        self.packed.as_ref().filter(|_| suits(x))
+    }
+
+    fn plain(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let conv = |x: &Tensor, padding: i64| {
+            x.f_conv2d(&self.weight, Some(&self.bias), [self.stride; 2], [padding; 2], [1, 1], 1)
+        };
+        match self.stride {
+            1 => conv(x, self.weight.size().get(2).map_or(0, |side| side / 2)),
+            _ => conv(&x.f_constant_pad_nd([0, 1, 0, 1])?, 0),
+        }
     }
 }
 
@@ -100,24 +166,40 @@ impl Conv {
 pub struct Norm {
     weight: Tensor,
     bias: Tensor,
+    /// Whether the CPU kernels are to be used.
+    kernels: bool,
 }
 
 impl Norm {
     /// The normalised tensor, of the input's shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_group_norm(GROUPS, Some(&self.weight), Some(&self.bias), EPSILON, true)
+        match self.kernels && suits(x) {
+            true => self.affine(x)?.apply(x, false, Instructions::Best),
+            false => self.plain(x),
+        }
     }
 
     /// The normalised tensor through swish, x·sigmoid(x).
     pub fn swish(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let mut y = self.forward(x)?;
+        if self.kernels && suits(x) {
+            return self.affine(x)?.apply(x, true, Instructions::Best);
+        }
+        let mut y = self.plain(x)?;
         if y.requires_grad() { y.f_silu() } else { y.f_silu_() }
+    }
+
+    fn affine(&self, x: &Tensor) -> Result<Affine, TchError> {
+        Affine::group_norm(x, GROUPS, EPSILON, (&self.weight, &self.bias), Instructions::Best)
+    }
+
+    fn plain(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        x.f_group_norm(GROUPS, Some(&self.weight), Some(&self.bias), EPSILON, true)
     }
 }
 
 /// `x + y`. Takes the memory of `x`, which nobody else may hold.
-pub fn add(mut x: Tensor, y: impl Borrow<Tensor>) -> Result<Tensor, TchError> {
-    if x.requires_grad() { x.f_add(y.borrow()) } else { x.f_add_(y.borrow()) }
+fn add(mut x: Tensor, y: &Tensor) -> Result<Tensor, TchError> {
+    if x.requires_grad() || y.requires_grad() { x.f_add(y) } else { x.f_add_(y) }
 }
 
 /// Single-head attention over positions: `q`, `k`, `v` are `[batch, channels, h, w]`, and so is the result.
