@@ -6,6 +6,7 @@
 
 use crate::torch::kernels::{Affine, Around, Instructions, Packed, suits};
 use crate::torch::weights::{Weights, WeightsError};
+use std::cell::OnceCell;
 use tch::{Device, Kind, TchError, Tensor};
 
 const GROUPS: i64 = 32;
@@ -74,12 +75,8 @@ impl Loader<'_> {
 
     fn strided(&self, name: &str, stride: i64) -> Result<Conv, WeightsError> {
         let (weight, bias) = (self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?);
-        let packed = match self.placement.layout {
-            Layout::ChannelsLast => Packed::new(&weight, &bias, stride)
-                .map_err(|source| WeightsError::Torch { tensor: name.to_owned(), source })?,
-            Layout::Contiguous => None,
-        };
-        Ok(Conv { weight, bias, stride, packed })
+        let kernels = self.placement.layout == Layout::ChannelsLast;
+        Ok(Conv { weight, bias, stride, kernels, packed: OnceCell::new() })
     }
 
     /// A GroupNorm.
@@ -96,14 +93,16 @@ pub struct Conv {
     weight: Tensor,
     bias: Tensor,
     stride: i64,
-    /// The same weights for the CPU kernels, where these are to be used.
-    packed: Option<Packed>,
+    /// Whether the CPU kernels are to be used.
+    kernels: bool,
+    /// The same weights for these, packed at first use: a decoder that only loads costs no memory. `None` if they cannot serve.
+    packed: OnceCell<Option<Packed>>,
 }
 
 impl Conv {
     /// `[batch, in, h, w]` to `[batch, out, h', w']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        match self.kernels(x) {
+        match self.packed(x)? {
             Some(packed) => packed.forward(x, Around::default(), Instructions::Best),
             None => self.plain(x),
         }
@@ -111,7 +110,7 @@ impl Conv {
 
     /// The convolution of `x` enlarged twice, each pixel to 2×2.
     pub fn upsampled(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        match self.kernels(x) {
+        match self.packed(x)? {
             Some(packed) if packed.fuses_input() => {
                 packed.forward(x, Around { upsample: true, ..Around::default() }, Instructions::Best)
             }
@@ -124,7 +123,7 @@ impl Conv {
 
     /// The convolution plus `residual`, `[batch, out, h', w']`.
     pub fn plus(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, TchError> {
-        match self.kernels(x) {
+        match self.packed(x)? {
             Some(packed) if suits(residual) => {
                 packed.forward(x, Around { residual: Some(residual), ..Around::default() }, Instructions::Best)
             }
@@ -134,7 +133,7 @@ impl Conv {
 
     /// The convolution of `x` normalised and through swish; plus `residual` if there is one.
     pub fn after(&self, norm: &Norm, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
-        match self.kernels(x) {
+        match self.packed(x)? {
             Some(packed) if packed.fuses_input() && residual.is_none_or(suits) => {
                 let norm = norm.affine(x)?;
                 packed.forward(x, Around { norm: Some(&norm), upsample: false, residual }, Instructions::Best)
@@ -146,8 +145,16 @@ impl Conv {
         }
     }
 
-    fn kernels(&self, x: &Tensor) -> Option<&Packed> {
-        self.packed.as_ref().filter(|_| suits(x))
+    /// The weights for the kernels, if these can serve `x`.
+    fn packed(&self, x: &Tensor) -> Result<Option<&Packed>, TchError> {
+        if !self.kernels || !suits(x) {
+            return Ok(None);
+        }
+        if self.packed.get().is_none() {
+            let packed = Packed::new(&self.weight, &self.bias, self.stride)?;
+            return Ok(self.packed.get_or_init(|| packed).as_ref());
+        }
+        Ok(self.packed.get().and_then(Option::as_ref))
     }
 
     fn plain(&self, x: &Tensor) -> Result<Tensor, TchError> {
@@ -210,4 +217,61 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, TchError> {
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?.f_mul_scalar((channels as f64).powf(-0.5))?;
     let mixed = scores.f_softmax(2, None)?.f_bmm(&v)?;
     mixed.f_reshape([batch, height, width, channels])?.f_permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::torch::spec::{Init, TensorSpec};
+
+    fn weights() -> Weights {
+        let spec = |name: &str, shape: &[i64]| TensorSpec::new(name, shape, Init::Normal(0.1));
+        let specs = [
+            spec("norm.weight", &[32]),
+            spec("norm.bias", &[32]),
+            spec("conv.weight", &[48, 32, 3, 3]),
+            spec("conv.bias", &[48]),
+            spec("down.weight", &[32, 32, 3, 3]),
+            spec("down.bias", &[32]),
+            spec("point.weight", &[48, 32, 1, 1]),
+            spec("point.bias", &[48]),
+        ];
+        Weights::init(&specs, 3).expect("weights")
+    }
+
+    /// Every primitive on `x`, in a layout.
+    fn results(weights: &Weights, layout: Layout, x: &Tensor) -> Vec<Tensor> {
+        let loader = Loader { weights, placement: Placement { layout, ..Placement::cpu() } };
+        let conv = |name| loader.conv(name).expect("a convolution");
+        let (wide, point, norm) = (conv("conv"), conv("point"), loader.norm("norm").expect("a norm"));
+        let residual = point.forward(x).expect("computes");
+        let results = [
+            wide.forward(x),
+            wide.upsampled(x),
+            wide.plus(x, &residual),
+            wide.after(&norm, x, None),
+            wide.after(&norm, x, Some(&residual)),
+            point.after(&norm, x, Some(&residual)),
+            point.upsampled(x),
+            loader.downsampling_conv("down").expect("a convolution").forward(x),
+            norm.forward(x),
+            norm.swish(x),
+        ];
+        results.into_iter().map(|result| result.expect("computes")).collect()
+    }
+
+    #[test]
+    fn kernels_and_libtorch_agree_and_gradients_take_libtorch() {
+        let weights = weights();
+        let x = TensorSpec::new("x", &[2, 32, 10, 12], Init::Normal(1.0)).fill(4).expect("an input");
+        let plain = results(&weights, Layout::Contiguous, &x);
+        let fast = results(&weights, Layout::ChannelsLast, &x);
+        let recorded = x.copy().set_requires_grad(true);
+        let recorded = results(&weights, Layout::ChannelsLast, &recorded);
+        for (index, plain) in plain.iter().enumerate() {
+            assert!(plain.allclose(&fast[index], 1e-4, 1e-4, false), "result {index} differs");
+            assert!(plain.allclose(&recorded[index], 1e-4, 1e-4, false), "result {index} differs with gradients");
+            assert!(recorded[index].requires_grad() && !fast[index].requires_grad());
+        }
+    }
 }

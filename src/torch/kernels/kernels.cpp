@@ -161,19 +161,26 @@ int64_t imagebart_packed_floats(int64_t in_channels, int64_t channels, int64_t s
 }
 
 // Weights [channels, in_channels, 3, 3] to panels [channels / PANEL][POINTS][in_channels][PANEL]; `out` holds zeros.
-void imagebart_pack_winograd(const float *weights, int64_t in_channels, int64_t channels, float *out) {
+int imagebart_pack_winograd(const float *weights, int64_t in_channels, int64_t channels, float *out, int threads) {
   const double a = POINT_A, b = POINT_B, na = 2 * a * a * (a * a - b * b), nb = 2 * b * b * (b * b - a * a);
   const double g[PATCH][3] = {{1 / (a * a * b * b), 0, 0},   {1 / na, a / na, a * a / na}, {1 / na, -a / na, a * a / na},
                               {1 / nb, b / nb, b * b / nb}, {1 / nb, -b / nb, b * b / nb}, {0, 0, 1}};
-  for (int64_t o = 0; o < channels; o++) {
-    for (int64_t i = 0; i < in_channels; i++, weights += 9) {
-      for (int64_t point = 0; point < POINTS; point++) {
-        double sum = 0.0;
-        for (int tap = 0; tap < 9; tap++) sum += g[point / PATCH][tap / 3] * g[point % PATCH][tap % 3] * weights[tap];
-        out[((o / PANEL * POINTS + point) * in_channels + i) * PANEL + o % PANEL] = static_cast<float>(sum);
+  return guarded([&] {
+    share(channels, threads, [&](int64_t o, int) {
+      const float *w = weights + o * in_channels * 9;
+      for (int64_t i = 0; i < in_channels; i++, w += 9) {
+        double half[PATCH][3];
+        for (int64_t y = 0; y < PATCH; y++)
+          for (int64_t x = 0; x < 3; x++) half[y][x] = g[y][0] * w[x] + g[y][1] * w[3 + x] + g[y][2] * w[6 + x];
+        for (int64_t point = 0; point < POINTS; point++) {
+          const double *h = half[point / PATCH], *f = g[point % PATCH];
+          out[((o / PANEL * POINTS + point) * in_channels + i) * PANEL + o % PANEL] =
+              static_cast<float>(h[0] * f[0] + h[1] * f[1] + h[2] * f[2]);
+        }
       }
-    }
-  }
+    });
+    return 0;
+  });
 }
 
 // Weights [channels, in_channels, side, side] to panels [channels / PANEL][side * side][in_channels][PANEL]; `out` holds zeros.

@@ -33,7 +33,13 @@ struct Call {
 unsafe extern "C" {
     fn imagebart_instruction_sets() -> c_int;
     fn imagebart_packed_floats(in_channels: i64, channels: i64, side: i64, winograd: c_int) -> i64;
-    fn imagebart_pack_winograd(weights: *const f32, in_channels: i64, channels: i64, out: *mut f32);
+    fn imagebart_pack_winograd(
+        weights: *const f32,
+        in_channels: i64,
+        channels: i64,
+        out: *mut f32,
+        threads: c_int,
+    ) -> c_int;
     fn imagebart_pack_direct(weights: *const f32, in_channels: i64, channels: i64, side: i64, out: *mut f32);
     fn imagebart_winograd(call: *const Call, threads: c_int, isa: c_int) -> c_int;
     fn imagebart_direct(call: *const Call, threads: c_int, isa: c_int) -> c_int;
@@ -253,11 +259,13 @@ impl Packed {
         // SAFETY: plain arithmetic on its arguments.
         let floats = unsafe { imagebart_packed_floats(in_channels, channels, side, winograd.into()) };
         let packed = Floats(Tensor::f_zeros([floats], (Kind::Float, Device::Cpu))?);
+        let (from, to) = (weight.pointer(), packed.pointer());
         // SAFETY: `weight` holds channels · in_channels · side · side dense floats, `packed` as many zeros as the shim asked for.
         unsafe {
-            match winograd {
-                true => imagebart_pack_winograd(weight.pointer(), in_channels, channels, packed.pointer()),
-                false => imagebart_pack_direct(weight.pointer(), in_channels, channels, side, packed.pointer()),
+            if winograd {
+                check(imagebart_pack_winograd(from, in_channels, channels, to, threads()))?;
+            } else {
+                imagebart_pack_direct(from, in_channels, channels, side, to);
             }
         }
         Ok(Some(Packed { weights: packed.0, bias: bias.0, in_channels, channels, side, stride, winograd }))
@@ -334,3 +342,6 @@ impl Packed {
         y.0.f_permute([0, 3, 1, 2])
     }
 }
+
+#[cfg(test)]
+mod tests;
