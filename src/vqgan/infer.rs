@@ -2,6 +2,7 @@
 
 use super::config::{ConfigError, VqganConfig};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Why no shape can be read off the tensors.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +89,9 @@ impl Tensors<'_> {
     }
 
     fn under<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = &'s str> {
-        self.0.range::<str, _>(prefix..).map_while(move |(name, _)| name.strip_prefix(prefix))
+        self.0
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .map_while(move |(name, _)| name.strip_prefix(prefix))
     }
 
     fn any(&self, prefix: &str) -> bool {

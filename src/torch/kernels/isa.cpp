@@ -64,7 +64,7 @@ INLINE void multiply(const float *const *a, int64_t taps, const float *b, int64_
       for (int v = 0; v < V; v++) w[v] = load(b + v * LANES);
       #pragma GCC unroll 16
       for (int m = 0; m < M; m++) {
-        const Vec s = Vec{} + row[m][c];
+        const float s = row[m][c];
         #pragma GCC unroll 4
         for (int v = 0; v < V; v++) sum[m][v] += s * w[v];
       }
