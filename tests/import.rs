@@ -174,7 +174,7 @@ fn what_a_vqgan_does_not_have_is_named_and_left_out() {
 
 #[test]
 fn missing_and_mismatched_tensors_are_named_and_nothing_is_written() {
-    let case = Case::new(&checkpoint(Format::Legacy, "", "FloatStorage", &|state, _| {
+    let case = Case::new(&checkpoint(Format::Zip, "", "FloatStorage", &|state, _| {
         state.retain(|(name, _)| name != "decoder.mid.attn_1.q.weight" && name != "encoder.norm_out.bias");
         let wrong = state.iter().find(|(name, _)| name == "decoder.conv_out.bias").unwrap().1.clone();
         state.iter_mut().find(|(name, _)| name == "encoder.mid.attn_1.k.bias").unwrap().1 = wrong;
