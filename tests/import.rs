@@ -133,6 +133,7 @@ fn a_lightning_file_of_either_format_becomes_the_same_safetensors() {
             assert_eq!(report.beside, ["epoch", "callbacks", "hparams"]);
             assert!(report.unused.is_empty() && report.outside.is_empty() && report.converted.is_empty());
             let text = report.to_string();
+            assert!(!text.ends_with('\n') && text.lines().count() == 6, "{text}");
             assert!(text.contains("ch_mult [1, 2]") && text.contains("5 in use"), "{text}");
             assert!(text.contains(&format!("dropped, needed for training only (3): {prefix}loss")), "{text}");
             files.push(std::fs::read(case.target()).unwrap());
@@ -228,6 +229,7 @@ fn targets_are_checked_before_any_work() {
     let first = std::fs::read(case.target()).unwrap();
     std::fs::write(case.target(), b"mine").unwrap();
     let message = case.import().unwrap_err().to_string();
+    assert!(case.import().unwrap_err().is_usage());
     assert!(message.contains("--overwrite") && message.contains("tokenizer.safetensors"), "{message}");
     assert_eq!(std::fs::read(case.target()).unwrap(), b"mine");
     case.options.overwrite = true;

@@ -69,6 +69,14 @@ pub enum ImportError {
     Write { path: PathBuf, source: io::Error },
 }
 
+impl ImportError {
+    /// Whether the request itself cannot be carried out as it stands, whatever the checkpoints hold.
+    pub fn is_usage(&self) -> bool {
+        use ImportError::{Exists, NotLocal, Nothing, SameTarget};
+        matches!(self, Nothing | NotLocal(_) | SameTarget { .. } | Exists(_))
+    }
+}
+
 /// Imports checkpoints, all or none: all of them are checked before the first is written.
 ///
 /// # Errors
