@@ -70,7 +70,11 @@ async fn run(cli: Cli, console: &Console) -> Result<(), JobError> {
             let options = ImportOptions { checkpoints, to, resolution, overwrite };
             // Nothing in it waits for anything but the disk.
             let reports = tokio::task::spawn_blocking(move || import(&options)).await.map_err(JobError::failed)?;
-            for report in reports.map_err(JobError::failed)? {
+            let reports = reports.map_err(|error| match error.is_usage() {
+                true => JobError::Usage(error.to_string()),
+                false => JobError::failed(error),
+            })?;
+            for report in reports {
                 println!("{report}");
             }
             Ok(())

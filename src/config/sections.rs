@@ -1,6 +1,7 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
 use super::values::{Auto, ByteSize};
+use crate::imaging::Limits;
 use serde::{Deserialize, Serialize};
 
 /// A pipeline file: one experiment.
@@ -73,15 +74,16 @@ pub struct ImageSection {
 
 impl Default for ImageSection {
     fn default() -> Self {
+        let limits = Limits::default();
         ImageSection {
             size: 256,
             resize: "pillow-bicubic".to_owned(),
             crop: "center".to_owned(),
             crops: 1,
             flip: "none".to_owned(),
-            max_pixels: 100_000_000,
-            max_bytes: ByteSize(64 << 20),
-            min_side: 1,
+            max_pixels: limits.max_pixels,
+            max_bytes: ByteSize(limits.max_bytes),
+            min_side: limits.min_side,
         }
     }
 }

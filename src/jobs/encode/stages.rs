@@ -2,7 +2,7 @@
 
 use crate::datasets::{DatasetError, Entry, Output, Reader, Sample, Unit};
 use crate::flow::{BoxError, Emitter, Sink};
-use crate::imaging::{Crop, Preprocess, cost as image_cost};
+use crate::imaging::{Crop, Preprocess};
 use crate::random::RowKey;
 use crate::reject::{Reason, Reject};
 use crate::tables::{CropRect, LatentRow, OutputDir, Provenance, TableError, UnitSummary, UnitWriter};
@@ -44,8 +44,7 @@ pub fn bytes_of(units: &[Arc<Unit>]) -> u64 {
 
 /// The memory a sample takes on its way: its file, its pixels while they are decoded, its crops.
 pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
-    let crops = u64::from(preprocess.rows_per_image()) * 3 * u64::from(preprocess.size).pow(2);
-    image_cost(&read.sample.image, &preprocess.limits) + crops
+    preprocess.cost(&read.sample.image)
 }
 
 /// Reads the units one after the other. A unit that fails is aborted, and the run goes on with the next.
@@ -104,13 +103,10 @@ pub fn decode(read: Read, preprocess: &Preprocess, seed: u64) -> Vec<Result<Prep
     });
     crops
         .into_iter()
-        .map(|crop| Ok(Prepared { row: row_of(&unit, &sample, &crop, seed), sample: sample.clone(), crop }))
+        .map(|crop| {
+            Ok(Prepared { row: RowKey::new(seed, &unit.name, sample.index, crop.index), sample: sample.clone(), crop })
+        })
         .collect()
-}
-
-/// A crop and its mirror image are two rows, with random numbers of their own: the crop's number counts both.
-fn row_of(unit: &Unit, sample: &Described, crop: &Crop, seed: u64) -> RowKey {
-    RowKey::new(seed, &unit.name, sample.index, crop.index * 2 + u32::from(crop.flipped))
 }
 
 fn reject(unit: &str, sample: &Sample, reason: Reason, message: String) -> Reject {
