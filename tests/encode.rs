@@ -147,7 +147,6 @@ fn what_the_user_got_wrong_is_one_sentence_before_any_work() {
         (format!("tokenizer.weights={absent}.safetensors"), "absent.safetensors"),
         (format!("tokenizer.weights={}", notes.display()), "notes.txt"),
         (format!("dataset.url={absent}/{{0000..0003}}.tar"), "absent/0000.tar"),
-        ("dataset.format=folder".to_owned(), "shard-0000.tar"),
         ("dataset.url=ftp://example.invalid/x.tar".to_owned(), "ftp"),
         ("output.url=http://127.0.0.1:9/out".to_owned(), "http"),
         ("image.size=33".to_owned(), "33"),
