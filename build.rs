@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/torch/shim.cpp");
+    println!("cargo:rerun-if-changed=src/torch/kernels");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-env-changed=LIBTORCH_LIB");
 
     cc::Build::new().cpp(true).std("c++17").warnings(true).file("src/torch/shim.cpp").compile("imagebart_shim");
+    compile_kernels();
 
     let os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if os == "linux" {
@@ -24,6 +26,34 @@ fn main() {
     }
     #[cfg(unix)]
     expose_to_doctests(&libraries);
+}
+
+/// The CPU kernels: their arithmetic once for each instruction set, chosen when they run.
+fn compile_kernels() {
+    let build = || {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").warnings(true).opt_level(3);
+        build
+    };
+    let mut sets = vec![("isa_baseline", "4", &[][..])];
+    let x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    if x86 {
+        sets.push(("isa_avx2", "8", &["-mavx2", "-mfma"][..]));
+        sets.push(("isa_avx512", "16", &["-mavx512f", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"][..]));
+    }
+    let mut kernels = build();
+    if x86 {
+        kernels.define("IMAGEBART_X86", None);
+    }
+    kernels.file("src/torch/kernels/kernels.cpp").compile("imagebart_kernels");
+    for (name, lanes, flags) in sets {
+        let mut isa = build();
+        isa.define("IMAGEBART_ISA", name).define("IMAGEBART_LANES", lanes);
+        for flag in flags {
+            isa.flag(flag);
+        }
+        isa.file("src/torch/kernels/isa.cpp").compile(&format!("imagebart_{name}"));
+    }
 }
 
 /// The folder of libtorch's shared libraries, by the rules of torch-sys: `$LIBTORCH_LIB/lib`, `$LIBTORCH/lib`, `/usr/lib`.

@@ -80,6 +80,24 @@ pub enum Command {
         url: String,
     },
 
+    /// Look at latents: originals beside their reconstructions, as a PNG contact sheet or an HTML page.
+    Gallery {
+        /// Where the tables are (the pipeline's output.url).
+        url: String,
+
+        /// The file to write, ending in .html or .png. May be repeated.
+        #[arg(long, required = true)]
+        to: Vec<PathBuf>,
+
+        /// How many images to show.
+        #[arg(long, default_value_t = 64)]
+        count: usize,
+
+        /// The tokenizer's weights, if they are not where the recorded pipeline says.
+        #[arg(long)]
+        tokenizer: Option<PathBuf>,
+    },
+
     /// Turn a taming-transformers VQGAN checkpoint (.ckpt) into safetensors, without ever running the code in it.
     Import {
         /// The checkpoint files.
@@ -97,6 +115,13 @@ pub enum Command {
         /// Replace weights that are already there.
         #[arg(long)]
         overwrite: bool,
+    },
+
+    /// The whole way on a small data set that it draws itself: shards, latents, verification, gallery.
+    Demo {
+        /// Where to put it.
+        #[arg(long, default_value = "out/demo")]
+        out: PathBuf,
     },
 }
 

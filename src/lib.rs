@@ -7,6 +7,7 @@
 //! - [`torch`] and [`vqgan`] turn crops into token grids and back;
 //! - [`tables`] writes token grids to Parquet, one atomic commit per work unit;
 //! - [`flow`] carries the items between them over bounded channels;
+//! - [`progress`] shows how far they are, on a terminal or in the log;
 //! - [`jobs`] are the user's commands, each a short program over the rooms above.
 
 // The C++ shim's binding, torch/shim.rs, is the one module that may use it.

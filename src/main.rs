@@ -6,7 +6,9 @@ mod logging;
 use clap::Parser;
 use cli::{Cli, Command, Common, PipelineArgs};
 use imagebart::config::Pipeline;
+use imagebart::jobs::demo::{DemoOptions, demo};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
+use imagebart::jobs::gallery::{GalleryOptions, gallery};
 use imagebart::jobs::import::{ImportOptions, import};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output};
@@ -53,6 +55,16 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             let report = verify(&output).await.map_err(JobError::failed)?;
             println!("{report}");
             if report.is_ok() { Ok(()) } else { Err(JobError::Failed(format!("{url} has problems"))) }
+        }
+        Command::Gallery { url, to, count, tokenizer } => {
+            let options = GalleryOptions { count, tokenizer, device: device(common)?, ..GalleryOptions::new(url, to) };
+            println!("{}", gallery(&options).await?);
+            Ok(())
+        }
+        Command::Demo { out } => {
+            let options = DemoOptions { out, seed: common.seed.unwrap_or(0), device: device(common)? };
+            println!("{}", demo(&options, display, cancel).await?);
+            Ok(())
         }
         Command::Import { checkpoints, to, resolution, overwrite } => {
             let options = ImportOptions { checkpoints, to, resolution, overwrite };

@@ -51,13 +51,13 @@ import pickle, sys, collections, enum
 class Plain: pass
 class Color(enum.Enum): RED = 1
 Plain.__module__ = Color.__module__ = "my.code"
-import types; sys.modules["my.code"] = types.ModuleType("my.code")
+import types; sys.modules["my"] = types.ModuleType("my"); sys.modules["my.code"] = types.ModuleType("my.code")
 sys.modules["my.code"].Plain, sys.modules["my.code"].Color = Plain, Color
 plain = Plain(); plain.x = 7
 shared = ["s"]
 value = [None, True, False, 0, -1, 255, 65536, -2**31, 2**40, -2**63, 2**100, 1.5, float("inf"), "", "käse €", "a\nb\\c'\"",
          (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}, {"k": 1, "l": [2]}, shared, shared,
-         collections.OrderedDict(a=1), plain, len]
+         collections.OrderedDict(a=1), plain, Color.RED, len]
 sys.stdout.buffer.write(pickle.dumps(value, int(sys.argv[1])))
 "#;
 
@@ -74,7 +74,10 @@ fn python_s_own_pickles_of_all_protocols() {
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
         let text = shown(&run.stdout);
         assert!(text.starts_with(expected), "protocol {protocol}: {text}");
-        assert!(text.contains("my.code.Plain") && text.contains("state {\"x\":7}"), "protocol {protocol}: {text}");
+        assert!(
+            text.contains("my.code.Plain") && text.contains("<my.code.Color>") && text.contains("state {\"x\":7}"),
+            "protocol {protocol}: {text}"
+        );
         assert!(
             text.ends_with("<builtins.len>]") || text.ends_with("<__builtin__.len>]"),
             "protocol {protocol}: {text}"
@@ -98,7 +101,7 @@ fn opcodes_that_only_old_or_new_pythons_write() {
     assert_eq!(shown(b"Pid\n."), r#"persistent "id""#);
     assert_eq!(shown(b"K\x01(K\x021K\x030."), "1");
     assert_eq!(shown(b"K\x012\x86."), "(1 1)");
-    assert_eq!(shown(b"]q\x00h\x00a."), format!("{}...{}", "[".repeat(19), "]".repeat(19)));
+    assert_eq!(shown(b"]q\x00h\x00a."), format!("{}...{}", "[".repeat(20), "]".repeat(20)));
 }
 
 #[test]

@@ -79,10 +79,7 @@ mod tests {
     use std::time::Duration;
 
     fn stage(name: &'static str, kind: Kind, workers: usize, busy: u64) -> StageSnapshot {
-        let (zero, busy) = (Duration::ZERO, Duration::from_secs(busy));
-        let inside_for = zero;
-        let (starved, blocked, active) = (zero, zero, busy);
-        StageSnapshot { name, kind, workers, busy, starved, blocked, active, items: 0, queue: 0, inside: 0, inside_for }
+        StageSnapshot { busy: Duration::from_secs(busy), ..StageSnapshot::idle(name, kind, workers) }
     }
 
     fn sentence(stages: Vec<StageSnapshot>) -> String {

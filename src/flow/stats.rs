@@ -82,6 +82,12 @@ impl StageSnapshot {
         self.share(self.busy, self.active)
     }
 
+    /// A stage that has done nothing yet.
+    #[cfg(test)]
+    pub(crate) fn idle(name: &'static str, kind: Kind, workers: usize) -> StageSnapshot {
+        Stage::new(name, kind, workers, None).snapshot(0, u64::MAX)
+    }
+
     fn share(&self, part: Duration, whole: Duration) -> f64 {
         let whole = whole.as_secs_f64() * self.workers.max(1) as f64;
         if whole > 0.0 { (part.as_secs_f64() / whole).min(1.0) } else { 0.0 }

@@ -90,10 +90,8 @@ mod tests {
     use super::*;
 
     fn stage(name: &'static str, kind: Kind, workers: usize, inside: usize, queue: usize) -> StageSnapshot {
-        let zero = Duration::ZERO;
         let inside_for = Duration::from_secs(61);
-        let (busy, starved, blocked, active) = (zero, zero, zero, zero);
-        StageSnapshot { name, kind, workers, busy, starved, blocked, active, items: 0, queue, inside, inside_for }
+        StageSnapshot { inside, inside_for, queue, ..StageSnapshot::idle(name, kind, workers) }
     }
 
     fn snapshot(moves: u64, inside: [usize; 4]) -> Snapshot {

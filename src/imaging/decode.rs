@@ -1,8 +1,10 @@
 //! Encoded bytes to RGB pixels.
 
+use super::header::lacks_end;
 use super::probe::probe;
 use super::{Format, Header, ImageError, Limits, Rgb, jpeg};
 use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::error::{DecodingError, ImageFormatHint};
 use image::{ColorType, ImageDecoder};
 use std::io::{Cursor, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,17 +72,22 @@ pub(super) fn decode_area(
 
 fn generic(bytes: &[u8], header: &Header, pixels: &mut Vec<u8>) -> Result<(), ImageError> {
     let limits = decoder_limits(bytes, header);
-    let failed = |error| convert_error(error, header);
-    match header.format {
-        Format::Png => read(PngDecoder::with_limits(Cursor::new(bytes), limits).map_err(failed)?, header, pixels),
-        Format::Gif => read(with_limits(GifDecoder::new(Cursor::new(bytes)), limits).map_err(failed)?, header, pixels),
-        Format::WebP => {
-            read(with_limits(WebPDecoder::new(Cursor::new(bytes)), limits).map_err(failed)?, header, pixels)
-        }
+    let file = Cursor::new(bytes);
+    let result = match header.format {
+        Format::Png => PngDecoder::with_limits(file, limits).and_then(|decoder| read(decoder, header, pixels)),
+        Format::Gif => with_limits(GifDecoder::new(file), limits).and_then(|decoder| read(decoder, header, pixels)),
+        Format::WebP => with_limits(WebPDecoder::new(file), limits).and_then(|decoder| read(decoder, header, pixels)),
         Format::Bmp | Format::Jpeg => {
-            read(with_limits(BmpDecoder::new(Cursor::new(bytes)), limits).map_err(failed)?, header, pixels)
+            with_limits(BmpDecoder::new(file), limits).and_then(|decoder| read(decoder, header, pixels))
         }
-    }
+    };
+    let color = result.map_err(|error| match convert_error(error, header) {
+        ImageError::Damaged { detail, .. } if lacks_end(bytes, header.format) => {
+            ImageError::truncated(header.format, detail)
+        }
+        error => error,
+    })?;
+    to_rgb(pixels, color).ok_or_else(|| ImageError::Unsupported(format!("{} with {color:?} samples", header.format)))
 }
 
 fn with_limits<D: ImageDecoder>(decoder: image::ImageResult<D>, limits: image::Limits) -> image::ImageResult<D> {
@@ -93,20 +100,22 @@ fn with_limits<D: ImageDecoder>(decoder: image::ImageResult<D>, limits: image::L
 fn decoder_limits(bytes: &[u8], header: &Header) -> image::Limits {
     const METADATA: u64 = 4 << 20;
     let mut limits = image::Limits::no_limits();
-    limits.max_alloc = Some(header.working_memory() + bytes.len() as u64 + METADATA);
+    limits.max_alloc = Some(header.working_memory().saturating_add(bytes.len() as u64 + METADATA));
     limits
 }
 
-fn read(decoder: impl ImageDecoder, header: &Header, pixels: &mut Vec<u8>) -> Result<(), ImageError> {
+/// Decodes into `pixels`, whatever the type of the samples.
+fn read(decoder: impl ImageDecoder, header: &Header, pixels: &mut Vec<u8>) -> image::ImageResult<ColorType> {
     let color = decoder.color_type();
     let size = header.pixels() * u64::from(color.bytes_per_pixel());
     if decoder.dimensions() != (header.width, header.height) || decoder.total_bytes() != size {
-        return Err(ImageError::damaged(header.format, "its size changes after the header"));
+        let hint = ImageFormatHint::Unknown;
+        return Err(image::ImageError::Decoding(DecodingError::new(hint, "its size changes after the header")));
     }
     pixels.clear();
     pixels.resize(size as usize, 0);
-    decoder.read_image(pixels).map_err(|error| convert_error(error, header))?;
-    to_rgb(pixels, color).ok_or_else(|| ImageError::Unsupported(format!("{} with {color:?} samples", header.format)))
+    decoder.read_image(pixels)?;
+    Ok(color)
 }
 
 /// Reduces decoded samples to RGB in their own buffer.

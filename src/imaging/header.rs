@@ -67,6 +67,48 @@ pub(super) fn webp(bytes: &[u8]) -> Result<Header, ImageError> {
     Ok(Header { format: Format::WebP, width, height, working_bytes: 4 + 4 + 2 + 3 })
 }
 
+/// Whether a file ends before its pixels do, by its structure: a WebP shorter than its RIFF header says, be it by the padding
+/// byte that [`webp`] forgives; a GIF whose blocks stop before the end of the first frame.
+pub(super) fn lacks_end(bytes: &[u8], format: Format) -> bool {
+    match format {
+        Format::WebP => {
+            let size = bytes.get(4..8).and_then(|size| size.try_into().ok()).map_or(0, u32::from_le_bytes);
+            u64::from(size) + 8 > bytes.len() as u64
+        }
+        Format::Gif => matches!(gif_first_frame(bytes), Err(ImageError::Truncated { .. })),
+        _ => false,
+    }
+}
+
+/// Walks a GIF's blocks to the end of the first frame's data.
+fn gif_first_frame(bytes: &[u8]) -> Result<(), ImageError> {
+    let mut at = Cursor::new(bytes, 10, Format::Gif);
+    let palette = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
+    let flags = at.u8()?;
+    at.take(2 + palette(flags))?;
+    loop {
+        let kind = at.u8()?;
+        match kind {
+            0x21 => drop(at.take(1)?),
+            0x2c => {
+                at.take(8)?;
+                let flags = at.u8()?;
+                at.take(palette(flags) + 1)?;
+            }
+            _ => return Err(ImageError::damaged(Format::Gif, "it holds an unknown block")),
+        }
+        loop {
+            match at.u8()? {
+                0 => break,
+                length => drop(at.take(length.into())?),
+            }
+        }
+        if kind == 0x2c {
+            return Ok(());
+        }
+    }
+}
+
 /// `BM` alone is too little: plain text may begin so.
 pub(super) fn is_bmp(bytes: &[u8]) -> bool {
     const HEADER_SIZES: [u32; 7] = [12, 40, 52, 56, 64, 108, 124];

@@ -56,7 +56,7 @@ pub enum Flip {
 /// What is done to each image of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preprocess {
-    /// Side of the crops after resizing, in pixels; at least 1.
+    /// Side of the crops after resizing, in pixels; 0 counts as 1.
     pub size: u32,
     pub resize: Resize,
     pub crop: CropMode,
@@ -124,7 +124,7 @@ impl Preprocess {
 
     /// Bytes of memory that an image and the rows it becomes occupy until the rows leave: [`cost`] plus the rows.
     pub fn cost(&self, bytes: &[u8]) -> u64 {
-        let row = u64::from(self.size) * u64::from(self.size) * 3;
+        let row = (u64::from(self.size) * u64::from(self.size)).saturating_mul(3);
         cost(bytes, &self.limits).saturating_add(row.saturating_mul(u64::from(self.rows_per_image())))
     }
 
@@ -134,11 +134,12 @@ impl Preprocess {
     /// # Errors
     /// Those of [`decode`](super::decode()).
     pub fn prepare(&self, bytes: &[u8], row: impl Fn(u32) -> RowKey) -> Result<Vec<Crop>, ImageError> {
-        let header = probe(bytes, &self.limits)?;
+        let this = Preprocess { size: self.size.max(1), ..*self };
+        let header = probe(bytes, &this.limits)?;
         let per_crop = if self.flip == Flip::Both { 2 } else { 1 };
-        let plans: Vec<Plan> = (0..self.crops).map(|crop| self.plan(&header, || row(crop * per_crop))).collect();
+        let plans: Vec<Plan> = (0..self.crops).map(|crop| this.plan(&header, || row(crop * per_crop))).collect();
         let mut scratch = SCRATCH.take();
-        let result = self.cut(bytes, &header, &plans, &mut scratch);
+        let result = this.cut(bytes, &header, &plans, &mut scratch);
         if scratch.pixels.capacity() > KEPT_BYTES {
             scratch.pixels = Vec::new();
         }
@@ -252,4 +253,97 @@ fn mirror(pixels: &[u8], size: u32) -> Vec<u8> {
         mirrored.extend(row.rchunks_exact(3).flatten());
     }
     mirrored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::imaging::{Rgb, encode_png};
+
+    fn preprocess(resize: Resize, crop: CropMode, crops: u32, flip: Flip) -> Preprocess {
+        Preprocess { size: 8, resize, crop, crops, flip, limits: Limits::default() }
+    }
+
+    fn picture(width: u32, height: u32) -> Vec<u8> {
+        let pixels = (0..width * height * 3).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        encode_png(&Rgb { width, height, pixels }).unwrap()
+    }
+
+    fn row(index: u32) -> RowKey {
+        RowKey::new(3, "unit", 5, index)
+    }
+
+    #[test]
+    fn the_centre_is_rounded_down() {
+        for (size, expected) in [((21, 10), (5, 0)), ((10, 21), (0, 5)), ((10, 10), (0, 0))] {
+            for resize in [Resize::PillowBicubic, Resize::Cv2Linear] {
+                let preprocess = preprocess(resize, CropMode::Center, 1, Flip::None);
+                let crops = preprocess.prepare(&picture(size.0, size.1), row).unwrap();
+                let rect = crops[0].rect;
+                // cv2 crops the resized image: 16.8 = 17 wide, 4 to the left, which are 4.94 = 5 of the original.
+                assert_eq!((rect.x, rect.y, rect.size), (expected.0, expected.1, 10));
+                assert_eq!(crops[0].original, size);
+            }
+        }
+    }
+
+    #[test]
+    fn random_crops_cover_the_image_and_depend_on_the_row_alone() {
+        let image = picture(30, 10);
+        for resize in [Resize::PillowBilinear, Resize::Cv2Linear] {
+            let preprocess = preprocess(resize, CropMode::Random, 400, Flip::None);
+            let crops = preprocess.prepare(&image, row).unwrap();
+            let offsets: std::collections::BTreeSet<u32> = crops.iter().map(|crop| crop.rect.x).collect();
+            assert_eq!((offsets.first(), offsets.last()), (Some(&0), Some(&20)));
+            assert!(offsets.len() > 14 && crops.iter().all(|crop| crop.rect.y == 0));
+            let few = Preprocess { crops: 3, ..preprocess }.prepare(&image, row).unwrap();
+            assert!(few == crops[..3]);
+            assert_ne!(preprocess.prepare(&image, |index| RowKey::new(4, "unit", 5, index)).unwrap(), crops);
+        }
+    }
+
+    #[test]
+    fn both_ways_each_crop_is_followed_by_its_mirror() {
+        let preprocess = preprocess(Resize::PillowBicubic, CropMode::Random, 3, Flip::Both);
+        let crops = preprocess.prepare(&picture(40, 11), row).unwrap();
+        assert_eq!(crops.len() as u32, preprocess.rows_per_image());
+        for (number, pair) in crops.chunks(2).enumerate() {
+            assert_eq!((pair[0].index, pair[1].index), (2 * number as u32, 2 * number as u32 + 1));
+            assert_eq!((pair[0].flipped, pair[1].flipped), (false, true));
+            assert_eq!(pair[0].rect, pair[1].rect);
+            for (row, mirrored) in pair[0].pixels.chunks(24).zip(pair[1].pixels.chunks(24)) {
+                assert!(row.chunks(3).eq(mirrored.rchunks(3)));
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_have_an_answer() {
+        for (width, height) in [(1, 1), (1, 500), (3000, 1), (2, 9)] {
+            for resize in [Resize::PillowLanczos, Resize::PillowBox, Resize::Cv2Linear] {
+                for size in [0, 1, 8, 33] {
+                    let preprocess = Preprocess { size, ..preprocess(resize, CropMode::Random, 2, Flip::Both) };
+                    let crops = preprocess.prepare(&picture(width, height), row).unwrap();
+                    let side = size.max(1) as usize;
+                    assert!(crops.iter().all(|crop| crop.pixels.len() == side * side * 3));
+                    assert!(crops.iter().all(|crop| crop.rect.x < width && crop.rect.y < height));
+                }
+            }
+        }
+        assert!(
+            preprocess(Resize::PillowBox, CropMode::Center, 0, Flip::Both)
+                .prepare(&picture(4, 4), row)
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn cost_counts_the_rows() {
+        let one = preprocess(Resize::PillowBox, CropMode::Random, 1, Flip::None);
+        let many = Preprocess { crops: 5, flip: Flip::Both, ..one };
+        let image = picture(20, 20);
+        assert_eq!(many.cost(&image) - one.cost(&image), 9 * 8 * 8 * 3);
+        assert_eq!(one.cost(b"not an image"), 12 + 8 * 8 * 3);
+    }
 }

@@ -69,7 +69,7 @@ impl Header {
     pub(super) fn working_memory(&self) -> u64 {
         // Huffman tables, row buffers and the like: small, but not nothing for many small images.
         const TABLES: u64 = 128 << 10;
-        self.pixels() * u64::from(self.working_bytes) + u64::from(self.width) * 64 + TABLES
+        self.pixels().saturating_mul(self.working_bytes.into()).saturating_add(u64::from(self.width) * 64 + TABLES)
     }
 }
 
@@ -132,7 +132,7 @@ pub fn cost(bytes: &[u8], limits: &Limits) -> u64 {
     probe(bytes, limits).map_or(encoded, |header| {
         // A JPEG's entropy-coded data is copied once, without its stuffing.
         let copies = if header.format == Format::Jpeg { 2 } else { 1 };
-        encoded * copies + header.working_memory()
+        header.working_memory().saturating_add(encoded * copies)
     })
 }
 

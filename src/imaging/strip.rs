@@ -28,8 +28,8 @@ pub(super) fn from_rows(rows: &[&[u8]], columns: &mut Vec<Column>) {
             }
         }
         transpose(&mut words);
-        for lane in 0..LANES {
-            for (column, words) in block[lane * 8..][..8].iter_mut().zip(&words) {
+        for (lane, block) in block.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            for (column, words) in block.iter_mut().zip(&words) {
                 *column = words[lane].to_le_bytes();
             }
         }
@@ -51,8 +51,8 @@ pub(super) fn to_rows(columns: &[Column], rows: &mut [u8]) {
     let (blocks, rest) = columns.as_chunks::<{ LANES * 8 }>();
     for (index, block) in blocks.iter().enumerate() {
         let mut words = [[0; LANES]; ROWS];
-        for lane in 0..LANES {
-            for (words, column) in words.iter_mut().zip(&block[lane * 8..][..8]) {
+        for (lane, block) in block.as_chunks::<8>().0.iter().enumerate() {
+            for (words, column) in words.iter_mut().zip(block) {
                 words[lane] = u64::from_le_bytes(*column);
             }
         }
@@ -85,11 +85,11 @@ fn transpose(words: &mut [[u64; LANES]; ROWS]) {
 #[inline(always)]
 fn swap<const STEP: usize>(words: &mut [[u64; LANES]; ROWS], mask: u64) {
     for upper in (0..ROWS).filter(|row| row & STEP == 0) {
-        for lane in 0..LANES {
-            let (a, b) = (words[upper][lane], words[upper + STEP][lane]);
-            let moved = ((a >> (8 * STEP)) ^ b) & mask;
-            words[upper + STEP][lane] = b ^ moved;
-            words[upper][lane] = a ^ (moved << (8 * STEP));
+        let (head, tail) = words.split_at_mut(upper + STEP);
+        for (a, b) in head[upper].iter_mut().zip(&mut tail[0]) {
+            let moved = ((*a >> (8 * STEP)) ^ *b) & mask;
+            *b ^= moved;
+            *a ^= moved << (8 * STEP);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The user's commands, each read top to bottom as the data flows.
 
+pub mod demo;
 pub mod encode;
+pub mod gallery;
 pub mod import;
 mod places;
-pub mod demo;
-pub mod gallery;
 pub mod verify;
 
 pub use places::open_output;

@@ -5,8 +5,8 @@
 //! unit. Nothing is changed.
 
 use crate::tables::{
-    FileInfo, LatentRow, Manifest, OutputDir, Provenance, RowChecksum, TableError, check_seal, read_latents,
-    read_rejects, unit_of_path,
+    FileInfo, Manifest, OutputDir, Provenance, RowCheck, TableError, check_seal, read_latents, read_rejects,
+    unit_of_path,
 };
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -117,7 +117,7 @@ pub async fn verify(dir: &OutputDir) -> Result<VerifyReport, TableError> {
         report.add(stage, "left by a killed run, or of one that is writing now; encoding again sweeps it");
     }
     if let Some(manifest) = &manifest {
-        find_gaps(manifest, &done, &mut report);
+        find_gaps(manifest, &manifest_path, &done, &mut report);
     }
     check_units(dir, manifest.map(|manifest| manifest.provenance()), &done, &rejected, &mut report).await;
     report.problems.sort();
@@ -147,11 +147,11 @@ fn units_of(
     units
 }
 
-fn find_gaps(manifest: &Manifest, done: &BTreeMap<String, Path>, report: &mut VerifyReport) {
+fn find_gaps(manifest: &Manifest, path: &Path, done: &BTreeMap<String, Path>, report: &mut VerifyReport) {
     let mut seen = BTreeSet::new();
     for unit in &manifest.units {
         if !seen.insert(unit.name.as_str()) {
-            report.add("manifest.json", format!("lists the unit {} twice", unit.name));
+            report.add(path, format!("lists the unit {} twice", unit.name));
         } else if !done.contains_key(&unit.name) {
             report.gaps.push(unit.name.clone());
         }
@@ -278,13 +278,13 @@ async fn check_latents(
     let info = Arc::new(file.info().clone());
     check_name(path, unit, &info, check);
     check.infos.push((path.clone(), (*info).clone()));
-    let mut walk = Walk::new(&info, rejected.map(|rejected| &rejected.indexes));
+    let mut check_rows = RowCheck::new(&info, rejected.map(|rejected| &rejected.indexes));
     let mut rows = file.rows()?;
     while let Some(row) = rows.try_next().await? {
         check.rows += 1;
-        walk.row(&row);
+        check_rows.row(&row);
     }
-    for detail in walk.finish() {
+    for detail in check_rows.finish() {
         check.add(path, detail);
     }
     if let Some(rejected) = rejected {
@@ -304,70 +304,6 @@ async fn check_latents(
 fn check_name(path: &Path, unit: &str, info: &FileInfo, check: &mut UnitCheck) {
     if info.unit != unit {
         check.add(path, format!("is the file of the unit {}, not of {unit}: it was moved or renamed", info.unit));
-    }
-}
-
-/// Walks over a unit's rows of latents in order, and keeps the first fault of each kind.
-struct Walk<'a> {
-    info: &'a FileInfo,
-    /// Indexes of rejects, when they are known.
-    rejected: Option<&'a BTreeSet<u64>>,
-    checksum: RowChecksum,
-    samples: u64,
-    /// The sample at hand and how many rows it had so far.
-    current: Option<(u64, u64)>,
-    faults: BTreeMap<&'static str, String>,
-}
-
-impl<'a> Walk<'a> {
-    fn new(info: &'a FileInfo, rejected: Option<&'a BTreeSet<u64>>) -> Walk<'a> {
-        Walk { info, rejected, checksum: RowChecksum::default(), samples: 0, current: None, faults: BTreeMap::new() }
-    }
-
-    fn row(&mut self, row: &LatentRow) {
-        self.checksum.add(&row.key, row.index, &row.tokens);
-        let codes = self.info.provenance.codebook_size;
-        if let Some(token) = row.tokens.iter().find(|&&token| u32::from(token) >= codes) {
-            let detail = || format!("sample {}: token {token} is not below the codebook size {codes}", row.index);
-            self.faults.entry("token").or_insert_with(detail);
-        }
-        match self.current {
-            Some((index, rows)) if index == row.index => self.current = Some((index, rows + 1)),
-            before => {
-                if let Some((last, _)) = before
-                    && last > row.index
-                {
-                    let detail = || format!("sample {} comes after sample {last}", row.index);
-                    self.faults.entry("order").or_insert_with(detail);
-                }
-                self.end_sample();
-                self.samples += 1;
-                self.current = Some((row.index, 1));
-            }
-        }
-    }
-
-    /// A sample has as many rows as crops times flips; fewer only where a reject tells of the rest.
-    fn end_sample(&mut self) {
-        let Some((index, rows)) = self.current else { return };
-        let expected = u64::from(self.info.provenance.rows_per_image);
-        let explained = self.rejected.is_none_or(|rejected| rejected.contains(&index));
-        if rows > expected || (rows < expected && !explained) {
-            let detail = || format!("sample {index} has {rows} rows, an image becomes {expected}");
-            self.faults.entry("rows").or_insert_with(detail);
-        }
-    }
-
-    fn finish(mut self) -> Vec<String> {
-        self.end_sample();
-        let mut faults: Vec<String> = self.faults.into_values().collect();
-        if self.samples != self.info.samples {
-            faults.push(format!("has {} samples, {} recorded", self.samples, self.info.samples));
-        }
-        if self.info.checksum.as_deref() != Some(self.checksum.finish().as_str()) {
-            faults.push("the rows are not those that were written: their checksum differs".to_owned());
-        }
-        faults
     }
 }
 

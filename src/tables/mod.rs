@@ -17,6 +17,7 @@
 //! Every file carries its [`Provenance`] in the Parquet key-value metadata, and a seal: the SHA-256 of all its bytes, so
 //! that a single flipped bit anywhere is found by `imagebart verify`.
 
+mod check;
 mod error;
 mod identity;
 mod latents;
@@ -33,6 +34,7 @@ mod seal;
 mod unit;
 mod writer;
 
+pub use check::RowCheck;
 pub use error::TableError;
 pub use identity::{Difference, FORMAT_VERSION, Identity, Preprocessing, Selection};
 pub use latents::LatentsWriter;

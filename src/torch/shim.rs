@@ -1,6 +1,8 @@
 //! Safe functions over the C++ shim `shim.cpp`: the only `unsafe` code of the crate.
 #![allow(unsafe_code)]
 
+pub mod kernels;
+
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 

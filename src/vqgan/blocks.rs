@@ -1,6 +1,6 @@
 //! The blocks that encoder and decoder share: residual block, attention, the middle.
 
-use super::ops::{Conv, Loader, Norm, add, attend};
+use super::ops::{Conv, Loader, Norm, attend};
 use crate::torch::weights::WeightsError;
 use tch::{TchError, Tensor};
 
@@ -29,11 +29,10 @@ impl ResBlock {
 
     /// `[batch, input, h, w]` to `[batch, output, h, w]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let h = self.conv1.forward(&self.norm1.swish(x)?)?;
-        let h = self.conv2.forward(&self.norm2.swish(&h)?)?;
+        let h = self.conv1.after(&self.norm1, x, None)?;
         match &self.shortcut {
-            Some(conv) => add(h, conv.forward(x)?),
-            None => add(h, x),
+            Some(conv) => self.conv2.after(&self.norm2, &h, Some(&conv.forward(x)?)),
+            None => self.conv2.after(&self.norm2, &h, Some(x)),
         }
     }
 }
@@ -60,7 +59,7 @@ impl Attention {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let h = self.norm.forward(x)?;
         let mixed = attend(&self.q.forward(&h)?, &self.k.forward(&h)?, &self.v.forward(&h)?)?;
-        add(self.proj_out.forward(&mixed)?, x)
+        self.proj_out.plus(&mixed, x)
     }
 }
 

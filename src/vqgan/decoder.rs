@@ -61,11 +61,10 @@ impl Decoder {
                 h = step.forward(&h)?;
             }
             if let Some(conv) = &level.upsample {
-                let (_, _, height, width) = h.size4()?;
-                h = conv.forward(&h.f_upsample_nearest2d([height * 2, width * 2], None, None)?)?;
+                h = conv.upsampled(&h)?;
             }
         }
-        let image = self.conv_out.forward(&self.norm_out.swish(&h)?)?;
+        let image = self.conv_out.after(&self.norm_out, &h, None)?;
         if self.tanh { image.f_tanh() } else { Ok(image) }
     }
 }

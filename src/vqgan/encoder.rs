@@ -36,7 +36,8 @@ impl Encoder {
                 width = config.channels(level);
             }
             let last = level + 1 == config.ch_mult.len();
-            let downsample = (!last).then(|| loader.strided_conv(&format!("{name}.downsample.conv"))).transpose()?;
+            let downsample =
+                (!last).then(|| loader.downsampling_conv(&format!("{name}.downsample.conv"))).transpose()?;
             levels.push(Level { steps, downsample });
         }
         Ok(Encoder {
@@ -56,11 +57,10 @@ impl Encoder {
                 h = step.forward(&h)?;
             }
             if let Some(conv) = &level.downsample {
-                // The authors pad right and bottom only.
-                h = conv.forward(&h.f_constant_pad_nd([0, 1, 0, 1])?)?;
+                h = conv.forward(&h)?;
             }
         }
         let h = self.middle.forward(&h)?;
-        self.conv_out.forward(&self.norm_out.swish(&h)?)
+        self.conv_out.after(&self.norm_out, &h, None)
     }
 }

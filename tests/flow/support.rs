@@ -1,6 +1,6 @@
 //! A sink that writes down what it gets, and ways to wait for a state of the engine without sleeping.
 
-use imagebart::flow::{BoxError, Engine, EngineConfig, Sink, Snapshot};
+use imagebart::flow::{BoxError, Emitter, Engine, EngineConfig, Sink, Snapshot};
 use std::sync::Arc;
 
 /// What a sink was told.
@@ -87,6 +87,15 @@ where
     async fn abandon(&mut self) {
         self.abandoned += 1;
     }
+}
+
+/// One unit of rows without end.
+pub async fn endless(mut out: Emitter<u32, u64, u64>) -> Result<(), BoxError> {
+    out.begin(Arc::new(0)).await?;
+    for row in 0.. {
+        out.row(row).await?;
+    }
+    Ok(())
 }
 
 /// An engine without a watchdog.

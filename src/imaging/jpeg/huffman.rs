@@ -92,12 +92,12 @@ impl Entropy {
         let mut entropy = Entropy { bytes: Vec::with_capacity(data.len() + Bits::PADDING), ..Entropy::default() };
         let (mut at, mut start) = (0, 0);
         while let Some(rest) = data.get(at..).filter(|rest| !rest.is_empty()) {
-            if let Some(block) = rest.first_chunk::<BLOCK>() {
-                if !block.iter().fold(false, |found, &byte| found | (byte == 0xff)) {
-                    entropy.bytes.extend_from_slice(block);
-                    at += BLOCK;
-                    continue;
-                }
+            let block = rest.first_chunk::<BLOCK>();
+            if let Some(block) = block.filter(|block| !block.iter().fold(false, |found, &byte| found | (byte == 0xff)))
+            {
+                entropy.bytes.extend_from_slice(block);
+                at += BLOCK;
+                continue;
             }
             let plain = rest.iter().position(|&byte| byte == 0xff).unwrap_or(rest.len());
             entropy.bytes.extend_from_slice(&rest[..plain]);

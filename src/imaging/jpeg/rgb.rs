@@ -62,12 +62,12 @@ impl Upsampled {
         // libjpeg repeats the samples of components that are too narrow to have neighbours.
         let fancy = factors.0 == 1 || plane.width > 2;
         let far = match factors.1 {
-            2 if fancy && y % 2 == 0 => near.saturating_sub(1),
+            2 if fancy && y.is_multiple_of(2) => near.saturating_sub(1),
             2 if fancy => (near + 1).min(plane.height - 1),
             _ => near,
         };
         if factors.0 == 1 {
-            let bias = if y % 2 == 0 { 1 } else { 2 };
+            let bias = if y.is_multiple_of(2) { 1 } else { 2 };
             self.samples.resize(width, 0);
             let rows = plane.row(near, x, width).iter().zip(plane.row(far, x, width));
             for (sample, (&near, &far)) in self.samples.iter_mut().zip(rows) {

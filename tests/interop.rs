@@ -1,0 +1,125 @@
+//! Other people's readers see the rows we wrote: pyarrow, DuckDB, Polars and Hugging Face `datasets`.
+//!
+//! They are installed from PyPI, pinned in `tests/python/requirements.txt`, into a virtual environment below `target/`
+//! that later runs use again. Without Python or network the test is skipped, and says so.
+
+mod tables_support;
+
+use imagebart::reject::Reject;
+use imagebart::tables::{LatentRow, Layout, OutputDir, Provenance};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use tables_support::{provenance, reject, rows, write_unit};
+
+const READERS: [&str; 4] = ["pyarrow", "duckdb", "polars", "datasets"];
+
+#[tokio::test]
+async fn every_reader_sees_the_same_rows() -> Result<(), Box<dyn std::error::Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = match environment(root) {
+        Ok(python) => python,
+        Err(why) => {
+            eprintln!("skipped: interop: {why}");
+            return Ok(());
+        }
+    };
+    let folder = tempfile::tempdir()?;
+    let dir = OutputDir::local(folder.path())?;
+    // Both layouts of the token column, a unit without rows, and names that need escaping.
+    let split = Arc::new(Provenance { grid: (2, 8), ..provenance(16384) });
+    let dictionary = Arc::new(provenance(16));
+    assert_eq!(Layout::choose(16384, 16, 400), Layout::ByteStreamSplit);
+    assert_eq!(Layout::choose(16, 16, 400), Layout::Dictionary);
+    let units =
+        [(&split, "split.tar", 200), (&dictionary, "dict ü#.tar@000000000-000000200", 200), (&dictionary, "empty", 0)];
+    let (mut latents, mut rejects) = (Vec::new(), Vec::new());
+    let (mut latent_files, mut reject_files) = (Vec::new(), Vec::new());
+    for (provenance, unit, samples) in units {
+        write_unit(&dir, provenance, unit, samples).await?;
+        latents.extend(rows(provenance, samples).iter().map(latent_json));
+        rejects.extend((samples..samples + 2).map(|index| reject_json(&reject(unit, index))));
+        latent_files.push(folder.path().join(dir.latents(unit)?.as_ref()));
+        reject_files.push(folder.path().join(dir.rejects(unit)?.as_ref()));
+    }
+    for reader in READERS {
+        compare(reader, &read(root, &python, reader, &latent_files)?, &latents);
+        compare(reader, &read(root, &python, reader, &reject_files)?, &rejects);
+        eprintln!("{reader}: {} latents and {} rejects as written", latents.len(), rejects.len());
+    }
+    Ok(())
+}
+
+fn compare(reader: &str, read: &[Value], written: &[Value]) {
+    assert_eq!(read.len(), written.len(), "{reader} sees another number of rows");
+    for (read, written) in read.iter().zip(written) {
+        assert_eq!(read, written, "{reader}");
+    }
+}
+
+/// The rows that one of the readers finds in `files`.
+fn read(root: &Path, python: &Path, reader: &str, files: &[PathBuf]) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
+    let script = root.join("tests/interop/read.py");
+    let output = Command::new(python).arg(script).arg(reader).args(files).env("HF_HUB_OFFLINE", "1").output()?;
+    assert!(output.status.success(), "{reader}: {}", text(&output));
+    let stdout = String::from_utf8(output.stdout)?;
+    let last = stdout.lines().last().ok_or("the script printed nothing")?;
+    let found: Value = serde_json::from_str(last)?;
+    found["rows"].as_array().cloned().ok_or_else(|| format!("{reader} printed {last}").into())
+}
+
+/// A Python that has the readers, or why there is none. Installed once; the marker says for which requirements.
+fn environment(root: &Path) -> Result<PathBuf, String> {
+    let requirements = root.join("tests/python/requirements.txt");
+    let wanted = std::fs::read_to_string(&requirements).map_err(|error| error.to_string())?;
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop-venv");
+    let (python, marker) = (venv.join("bin/python"), venv.join("installed.txt"));
+    if std::fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .arg(&requirements))?;
+    std::fs::write(&marker, wanted).map_err(|error| error.to_string())?;
+    Ok(python)
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?} cannot be started: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(format!("{command:?} failed: {}", text(&output))) }
+}
+
+/// The last line of what a command complained about.
+fn text(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned()
+}
+
+fn latent_json(row: &LatentRow) -> Value {
+    json!({
+        "key": row.key,
+        "source": row.source,
+        "index": row.index,
+        "label": row.label,
+        "caption": row.caption,
+        "width": row.width,
+        "height": row.height,
+        "crop": { "x": row.crop.x, "y": row.crop.y, "size": row.crop.size },
+        "flipped": row.flipped,
+        "tokens": row.tokens,
+    })
+}
+
+fn reject_json(row: &Reject) -> Value {
+    json!({
+        "source": row.source,
+        "key": row.key,
+        "index": row.index,
+        "unit": row.unit,
+        "stage": row.stage,
+        "reason": row.reason.code(),
+        "message": row.message,
+    })
+}
