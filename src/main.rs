@@ -13,20 +13,20 @@ use imagebart::jobs::import::{ImportOptions, import};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output};
 use imagebart::launch::Rank;
-use imagebart::progress::Display;
+use imagebart::progress::Console;
 use imagebart::torch::device::DeviceChoice;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let display = Display::new();
-    logging::start(cli.common.log_format, &display);
+    let console = Console::stderr();
+    logging::start(cli.common.log_format, &console);
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(JobError::failed)
-        .and_then(|runtime| runtime.block_on(run(cli, &display)));
+        .and_then(|runtime| runtime.block_on(run(cli, &console)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
+async fn run(cli: Cli, console: &Console) -> Result<(), JobError> {
     let cancel = on_interrupt()?;
     let common = &cli.common;
     match cli.command {
@@ -48,7 +48,7 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 print!("{}", plan.describe(&pipeline, &options).await?);
                 return Ok(());
             }
-            encode(&pipeline, &options, display, cancel).await.map(drop)
+            encode(&pipeline, &options, console, cancel).await.map(drop)
         }
         Command::Verify { url } => {
             let output = open_output(&url, false).await?;
@@ -63,7 +63,7 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
         }
         Command::Demo { out } => {
             let options = DemoOptions { out, seed: common.seed.unwrap_or(0), device: device(common)? };
-            println!("{}", demo(&options, display, cancel).await?);
+            println!("{}", demo(&options, console, cancel).await?);
             Ok(())
         }
         Command::Import { checkpoints, to, resolution, overwrite } => {

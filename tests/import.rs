@@ -133,6 +133,7 @@ fn a_lightning_file_of_either_format_becomes_the_same_safetensors() {
             assert_eq!(report.beside, ["epoch", "callbacks", "hparams"]);
             assert!(report.unused.is_empty() && report.outside.is_empty() && report.converted.is_empty());
             let text = report.to_string();
+            assert!(!text.ends_with('\n') && text.lines().count() == 6, "{text}");
             assert!(text.contains("ch_mult [1, 2]") && text.contains("5 in use"), "{text}");
             assert!(text.contains(&format!("dropped, needed for training only (3): {prefix}loss")), "{text}");
             files.push(std::fs::read(case.target()).unwrap());
@@ -174,7 +175,7 @@ fn what_a_vqgan_does_not_have_is_named_and_left_out() {
 
 #[test]
 fn missing_and_mismatched_tensors_are_named_and_nothing_is_written() {
-    let case = Case::new(&checkpoint(Format::Legacy, "", "FloatStorage", &|state, _| {
+    let case = Case::new(&checkpoint(Format::Zip, "", "FloatStorage", &|state, _| {
         state.retain(|(name, _)| name != "decoder.mid.attn_1.q.weight" && name != "encoder.norm_out.bias");
         let wrong = state.iter().find(|(name, _)| name == "decoder.conv_out.bias").unwrap().1.clone();
         state.iter_mut().find(|(name, _)| name == "encoder.mid.attn_1.k.bias").unwrap().1 = wrong;
@@ -228,6 +229,7 @@ fn targets_are_checked_before_any_work() {
     let first = std::fs::read(case.target()).unwrap();
     std::fs::write(case.target(), b"mine").unwrap();
     let message = case.import().unwrap_err().to_string();
+    assert!(case.import().unwrap_err().is_usage());
     assert!(message.contains("--overwrite") && message.contains("tokenizer.safetensors"), "{message}");
     assert_eq!(std::fs::read(case.target()).unwrap(), b"mine");
     case.options.overwrite = true;

@@ -58,7 +58,7 @@ shared = ["s"]
 value = [None, True, False, 0, -1, 255, 65536, -2**31, 2**40, -2**63, 2**100, 1.5, float("inf"), "", "käse €", "a\nb\\c'\"",
          (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}, {"k": 1, "l": [2]}, shared, shared,
          collections.OrderedDict(a=1), plain, Color.RED, len]
-sys.stdout.buffer.write(pickle.dumps(value, int(sys.argv[1])))
+sys.stdout.buffer.write(pickle.dumps(value, min(int(sys.argv[1]), pickle.HIGHEST_PROTOCOL)))
 "#;
 
 /// Every protocol of the Python at hand gives the same values.

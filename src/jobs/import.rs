@@ -69,6 +69,14 @@ pub enum ImportError {
     Write { path: PathBuf, source: io::Error },
 }
 
+impl ImportError {
+    /// Whether the request itself cannot be carried out as it stands, whatever the checkpoints hold.
+    pub fn is_usage(&self) -> bool {
+        use ImportError::{Exists, NotLocal, Nothing, SameTarget};
+        matches!(self, Nothing | NotLocal(_) | SameTarget { .. } | Exists(_))
+    }
+}
+
 /// Imports checkpoints, all or none: all of them are checked before the first is written.
 ///
 /// # Errors
@@ -123,13 +131,19 @@ impl Plan {
         let prefix = prefix(&checkpoint).ok_or_else(|| ImportError::NoVqgan(path.to_owned()))?;
         let found = candidates(&checkpoint, prefix);
         let shapes = found.iter().map(|(name, (_, shape))| (name.as_str(), shape.clone()));
-        let config =
-            infer(shapes.clone(), resolution).map_err(|source| ImportError::Shape { path: path.to_owned(), source })?;
+        let config = infer(shapes, resolution).map_err(|source| {
+            let shape = ImportError::Shape { path: path.to_owned(), source };
+            refuse_foreign(&checkpoint, |name| name.strip_prefix(prefix).is_some_and(|name| !name.starts_with(LOSS)))
+                .err()
+                .unwrap_or(shape)
+        })?;
         let specs = config.tensors();
         let kinds = found.iter().map(|(name, (dtype, shape))| (name.as_str(), shape.clone(), !is_float(*dtype)));
         let mut differences = Differences::between(&specs, kinds);
         let unused = std::mem::take(&mut differences.unused);
-        refuse_foreign(&checkpoint, prefix, &differences.missing)?;
+        refuse_foreign(&checkpoint, |key| {
+            key.strip_prefix(prefix).is_some_and(|name| differences.missing.iter().any(|missing| missing == name))
+        })?;
         if !differences.is_empty() {
             return Err(ImportError::Mismatch { path: path.to_owned(), differences });
         }
@@ -165,9 +179,8 @@ fn candidates(checkpoint: &Checkpoint, prefix: &str) -> BTreeMap<String, (Dtype,
     kept.map(|(name, tensor)| (name.to_owned(), (tensor.dtype, shape(tensor.shape)))).collect()
 }
 
-/// A tensor that is needed, and there only as the result of an unknown call, is named together with the callable.
-fn refuse_foreign(checkpoint: &Checkpoint, prefix: &str, missing: &[String]) -> Result<(), ImportError> {
-    let needed = |key: &str| key.strip_prefix(prefix).is_some_and(|name| missing.iter().any(|missing| missing == name));
+/// A tensor that is `needed`, and there only as the result of an unknown call, is named together with the callable.
+fn refuse_foreign(checkpoint: &Checkpoint, needed: impl Fn(&str) -> bool) -> Result<(), ImportError> {
     match checkpoint.foreign().find(|(key, _)| needed(key)) {
         Some((key, callable)) => Err(CheckpointError::Foreign {
             path: checkpoint.path().to_owned(),

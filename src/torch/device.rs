@@ -2,6 +2,15 @@
 //!
 //! The binary links to `libtorch_cpu.so` alone. CUDA needs three things, checked in this order: `libtorch_cuda.so` beside the
 //! `libtorch_cpu.so` in use, NVIDIA's driver (`libcuda.so.1`) with at least one device, and that libtorch accepts both.
+//!
+//! ```
+//! use imagebart::torch::device::{DeviceChoice, kind};
+//! let found = "cpu".parse::<DeviceChoice>()?.resolve()?;
+//! println!("{}", found.line);
+//! let zeros = tch::Tensor::f_zeros([2, 3], (kind(found.default_dtype()), found.device))?;
+//! assert_eq!((zeros.size(), found.class.as_str()), (vec![2, 3], "cpu"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use super::shim::{self, DriverError};
 use crate::config::DType;

@@ -9,6 +9,7 @@ use crate::tables::{CropRect, LatentRow, OutputDir, Provenance, TableError, Unit
 use crate::vqgan::Tokenizer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
 /// Entries a reader may be ahead of the byte budget. Few: what is in this channel is not yet accounted for.
@@ -51,6 +52,7 @@ pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
 pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
+    bytes_read: Arc<AtomicU64>,
     mut out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {
     for unit in units {
@@ -62,7 +64,10 @@ pub async fn read(
         };
         while let Ok(entry) = entries.recv().await {
             match entry {
-                Entry::Sample(sample) => out.row(Read { unit: unit.clone(), sample }).await?,
+                Entry::Sample(sample) => {
+                    bytes_read.fetch_add(sample.image.len() as u64, Ordering::Relaxed);
+                    out.row(Read { unit: unit.clone(), sample }).await?;
+                }
                 Entry::Reject(reject) => out.reject(reject).await?,
             }
         }

@@ -74,45 +74,51 @@ fn dtype_name(dtype: Dtype) -> String {
 
 impl fmt::Display for ImportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let megabytes = self.bytes as f64 / 1e6;
+        f.write_str(&self.lines().join("\n  "))
+    }
+}
+
+impl ImportReport {
+    fn lines(&self) -> Vec<String> {
         let format = match self.format {
             CheckpointFormat::Zip => "zip format",
             CheckpointFormat::Legacy => "legacy format",
         };
-        writeln!(f, "{} ({format}) -> {} ({megabytes:.1} MB)", self.checkpoint.display(), self.target.display())?;
+        let (from, to, megabytes) = (self.checkpoint.display(), self.target.display(), self.bytes as f64 / 1e6);
         let place = if self.first_stage { format!(", found under {FIRST_STAGE}") } else { String::new() };
-        writeln!(f, "  {} tensors, {} parameters{place}", self.tensors, self.parameters)?;
-        let c = &self.config;
-        let kind = if c.gumbel { "GumbelVQ" } else { "VQGAN" };
-        write!(f, "  {kind}: ch {}, ch_mult {:?}, {} res blocks, ", c.ch, c.ch_mult, c.num_res_blocks)?;
-        write!(f, "attention at {:?} of {}, z_channels {}", c.attn_resolutions, c.resolution, c.z_channels)?;
-        write!(f, ", codebook {} x {}", c.n_embed, c.embed_dim)?;
-        match c.used {
-            Some(used) => writeln!(f, ", of which {used} in use")?,
-            None => writeln!(f)?,
-        }
-        writeln!(f, "  the weights do not tell the resolution: {} was taken", c.resolution)?;
+        let mut lines = vec![
+            format!("{from} ({format}) -> {to} ({megabytes:.1} MB)"),
+            format!("{} tensors, {} parameters{place}", self.tensors, self.parameters),
+            network(&self.config),
+            format!("the weights do not tell the resolution: {} was taken", self.config.resolution),
+        ];
         for (dtype, count) in &self.converted {
             let to = if dtype.contains("float") { "float32" } else { "int64" };
-            writeln!(f, "  {count} tensors converted from {dtype} to {to}")?;
+            lines.push(format!("{count} tensors converted from {dtype} to {to}"));
         }
         if !self.unused.is_empty() {
-            writeln!(f, "  unused ({}): {}", self.unused.len(), self.unused.join(", "))?;
+            lines.push(format!("unused ({}): {}", self.unused.len(), self.unused.join(", ")));
         }
-        grouped(f, "dropped, needed for training only", &self.dropped)?;
-        grouped(f, "left out, of the larger model", &self.outside)?;
+        lines.extend(grouped("dropped, needed for training only", &self.dropped));
+        lines.extend(grouped("left out, of the larger model", &self.outside));
         if !self.beside.is_empty() {
-            writeln!(f, "  ignored beside the state dict: {}", self.beside.join(", "))?;
+            lines.push(format!("ignored beside the state dict: {}", self.beside.join(", ")));
         }
-        Ok(())
+        lines
     }
 }
 
+fn network(c: &VqganConfig) -> String {
+    let kind = if c.gumbel { "GumbelVQ" } else { "VQGAN" };
+    let used = c.used.map_or_else(String::new, |used| format!(", of which {used} in use"));
+    format!(
+        "{kind}: ch {}, ch_mult {:?}, {} res blocks, attention at {:?} of {}, z_channels {}, codebook {} x {}{used}",
+        c.ch, c.ch_mult, c.num_res_blocks, c.attn_resolutions, c.resolution, c.z_channels, c.n_embed, c.embed_dim
+    )
+}
+
 /// Long lists of names, by their first two parts: `loss.discriminator.* (24)`.
-fn grouped(f: &mut fmt::Formatter<'_>, title: &str, names: &[String]) -> fmt::Result {
-    if names.is_empty() {
-        return Ok(());
-    }
+fn grouped(title: &str, names: &[String]) -> Option<String> {
     let mut groups: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     for name in names {
         let mut ends = name.match_indices('.').map(|(at, _)| at).skip(1);
@@ -123,5 +129,6 @@ fn grouped(f: &mut fmt::Formatter<'_>, title: &str, names: &[String]) -> fmt::Re
         1 => (*first).to_owned(),
         _ => format!("{group} ({count})"),
     });
-    writeln!(f, "  {title} ({}): {}", names.len(), groups.collect::<Vec<_>>().join(", "))
+    let groups: Vec<String> = groups.collect();
+    (!names.is_empty()).then(|| format!("{title} ({}): {}", names.len(), groups.join(", ")))
 }

@@ -68,7 +68,7 @@ impl Legacy {
         let &(at, held) = self.storages.get(key).ok_or_else(|| format!("storage {key} is missing"))?;
         let within = start.checked_add(length).is_some_and(|end| end <= held);
         let at = at.checked_add(start).filter(|_| within).ok_or_else(|| format!("storage {key} has {held} bytes"))?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
         let read = self.file.seek(SeekFrom::Start(at));
         let read = read.and_then(|_| Read::by_ref(&mut self.file).take(length).read_to_end(&mut bytes));
         match read {

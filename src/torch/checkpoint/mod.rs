@@ -56,7 +56,7 @@ pub enum Detail {
     },
     #[error("the checkpoint was written on a big-endian machine, which is not read: load and save it on another one")]
     BigEndian,
-    #[error("{0} is not read")]
+    #[error("not read: {0}")]
     Unsupported(&'static str),
 }
 
@@ -114,7 +114,7 @@ impl Checkpoint {
         });
         let (container, tree) = opened.map_err(|detail| CheckpointError::File { path: path.clone(), detail })?;
         let (entries, beside) = state_dict(&tree);
-        if !entries.values().any(|entry| matches!(entry, Entry::Tensor(_) | Entry::Foreign(_))) {
+        if entries.values().all(|entry| matches!(entry, Entry::Data(_))) {
             return Err(CheckpointError::NoTensors { path, found: summary(&tree) });
         }
         let checkpoint = Checkpoint { path, container, file_length: length, entries, beside };

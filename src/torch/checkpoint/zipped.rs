@@ -60,9 +60,10 @@ impl Zipped {
             return Err(broken(&format!("it has {} bytes, more than the {limit} that are read", member.size())));
         }
         let size = member.size();
-        let mut bytes = Vec::new();
-        member.take(size).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
-        if bytes.len() as u64 == size { Ok(bytes) } else { Err(broken(&"it ends early")) }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        // One byte more than there may be: the checksum is compared when the end is met.
+        member.take(size + 1).read_to_end(&mut bytes).map_err(|error| broken(&error))?;
+        if bytes.len() as u64 == size { Ok(bytes) } else { Err(broken(&"its size is not the one in the directory")) }
     }
 
     /// Checks that a storage's member is there and holds `needed` bytes.
@@ -90,7 +91,7 @@ impl Zipped {
         let io = |error: std::io::Error| format!("member {name}: {error}");
         let mut member = self.archive.by_index_seek(index).map_err(|error| format!("member {name}: {error}"))?;
         member.seek(SeekFrom::Start(start)).map_err(io)?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(usize::try_from(length.min(self.file_length)).unwrap_or(0));
         member.take(length).read_to_end(&mut bytes).map_err(io)?;
         if bytes.len() as u64 == length { Ok(bytes) } else { Err(format!("member {name} ends early")) }
     }
