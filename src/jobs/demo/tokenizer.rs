@@ -1,8 +1,8 @@
 //! The demo's tokenizer: a small VQGAN made in seconds, until one is trained.
 //!
-//! It is honest about what it is: seeded random orthonormal convolutions in the encoder ([`super::encoder`]), a codebook
+//! It is honest about what it is: seeded random orthonormal convolutions in the encoder (`encoder.rs`), a codebook
 //! that k-means finds in the encoder's features of sample pictures, and a decoder fitted to the same pictures by least squares
-//! ([`super::decoder`]). It knows the demo's shapes and nothing else. The file is a VQGAN like any other.
+//! (`decoder.rs`). It knows the demo's shapes and nothing else. The file is a VQGAN like any other.
 
 use super::scenes::{SIDE, Scene};
 use super::{DemoError, LEVEL_WIDTHS, decoder, encoder, kmeans};
