@@ -112,7 +112,6 @@ impl<U, T, R> Emitter<U, T, R> {
         let hold = self.core.budget.take(bytes.min(self.share), &self.core.stop).await.ok_or(Stopped)?;
         self.send(Event::Row(Parcel::new(row, hold))).await?;
         self.meter.count(1);
-        self.core.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -139,6 +138,11 @@ impl<U, T, R> Emitter<U, T, R> {
             Some(unit) => self.send(Event::Mark(Mark::Abort(unit, error.into()))).await,
             None => Err(self.broken("it aborted a unit that was not begun")),
         }
+    }
+
+    /// Counts bytes of input, for [`Snapshot::bytes`](super::Snapshot::bytes). Not the rows' costs: those are memory.
+    pub fn input(&self, bytes: u64) {
+        self.core.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn close(&mut self) -> Option<Arc<U>> {

@@ -107,7 +107,7 @@ pub struct Snapshot {
     /// Rows and rejects the sink has dealt with.
     pub rows: u64,
     pub rejects: u64,
-    /// Sum of the costs of all rows the source has sent, in bytes.
+    /// Bytes of input, as far as the source tells ([`Emitter::input`](super::Emitter::input)).
     pub bytes: u64,
     /// Bytes of the budget in use now, the most there ever were, and the budget.
     pub in_flight: u64,

@@ -1,25 +1,26 @@
 //! How far a run is: bars on a terminal, plain log lines elsewhere.
 //!
-//! A [`Console`] owns the terminal: [`Progress`] draws its bars through it, and the log writes through its
-//! [`ConsoleWriter`], which takes the bars away for the time of a line, so that the two never garble each other.
+//! A [`Display`] owns standard error: a run's bars are drawn through it, and the log writes through its [`LogWriter`], which
+//! takes the bars away for the time of a line, so that the two never garble each other.
 //!
 //! ```
-//! use imagebart::progress::{Console, Counts, Plan, Progress};
+//! use imagebart::flow::{Engine, EngineConfig};
+//! use imagebart::progress::{Display, Totals};
 //!
-//! let console = Console::stderr();
-//! tracing_subscriber::fmt().with_writer(console.writer()).init();
-//! let plan = Plan { noun: "images", rows: Some(1000), ..Plan::default() };
-//! let progress = Progress::start(&console, plan, || Counts { rows: 250, ..Counts::default() });
-//! // The run happens here.
-//! progress.finish();
+//! let display = Display::new();
+//! tracing_subscriber::fmt().with_writer(display.writer()).init();
+//! let engine = Engine::new(EngineConfig::default());
+//! let shown = display.watch(engine.clone(), Totals { units: Some(4), bytes: None });
+//! // The flow runs here.
+//! drop(shown);
 //! ```
 
-mod console;
+mod display;
 
-pub use console::{Console, ConsoleLine, ConsoleWriter};
+pub use display::{Display, LogLine, LogWriter};
 
-use crate::flow::{Kind, Snapshot, StageSnapshot};
-use console::Bars;
+use crate::flow::{Engine, Kind, Snapshot, StageSnapshot};
+use display::Bars;
 use indicatif::{HumanBytes, HumanCount};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -30,30 +31,22 @@ const REDRAW: Duration = Duration::from_millis(250);
 /// How often a plain line is logged.
 const REPEAT: Duration = Duration::from_secs(10);
 
-/// What is known of a run before it starts.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// What a row is called: `images`.
-    pub noun: &'static str,
-    /// Totals of this run (not of earlier ones), where they are known.
-    pub rows: Option<u64>,
-    pub bytes: Option<u64>,
+/// How much there is to do in this run (not in earlier ones), where it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Work units.
     pub units: Option<u64>,
-}
-
-impl Default for Plan {
-    fn default() -> Plan {
-        Plan { noun: "rows", rows: None, bytes: None, units: None }
-    }
+    /// Bytes of input.
+    pub bytes: Option<u64>,
 }
 
 /// What a run has done so far.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
-    /// Rows written, and rejects.
+    /// Rows written: images, or crops of them.
     pub rows: u64,
     pub rejects: u64,
-    /// Input bytes read.
+    /// Input bytes read; 0 when the source does not tell.
     pub bytes: u64,
     /// Units that have ended, aborted ones included.
     pub units: u64,
@@ -61,7 +54,6 @@ pub struct Counts {
     pub stages: Vec<StageSnapshot>,
 }
 
-/// Its `bytes` are the sum of the rows' costs: replace them where a cost is not the size of the input.
 impl From<Snapshot> for Counts {
     fn from(snapshot: Snapshot) -> Counts {
         let Snapshot { rows, rejects, bytes, units_ended, units_aborted, stages, .. } = snapshot;
@@ -69,29 +61,33 @@ impl From<Snapshot> for Counts {
     }
 }
 
-/// The display of one run, until it is finished or dropped.
+impl Display {
+    /// Shows the run of `engine` until the answer is dropped.
+    pub fn watch(&self, engine: Engine, totals: Totals) -> Shown {
+        self.show(totals, move || Counts::from(engine.snapshot()))
+    }
+
+    /// Shows what `counts` returns until the answer is dropped: four times a second on a terminal, else as a log line every
+    /// ten seconds.
+    pub fn show(&self, totals: Totals, counts: impl Fn() -> Counts + Send + 'static) -> Shown {
+        let (stop, stopped) = mpsc::channel();
+        let display = self.clone();
+        let repeat = move || repeat(&display, totals, counts, &stopped);
+        // Without a thread nothing is shown, but the run is none the worse.
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(repeat).ok();
+        Shown { stop: Some(stop), thread }
+    }
+}
+
+/// A run on display. Dropping it takes the bars away.
+#[derive(Debug)]
 #[must_use = "the display ends when this is dropped"]
-pub struct Progress {
+pub struct Shown {
     stop: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Progress {
-    /// Shows what `counts` returns: four times a second on a terminal, else as a log line every ten seconds.
-    pub fn start(console: &Console, plan: Plan, counts: impl Fn() -> Counts + Send + 'static) -> Progress {
-        let (stop, stopped) = mpsc::channel();
-        let console = console.clone();
-        let show = move || show(&console, &plan, counts, &stopped);
-        // Without a thread there is no display, but the run is none the worse.
-        let thread = std::thread::Builder::new().name("progress".into()).spawn(show).ok();
-        Progress { stop: Some(stop), thread }
-    }
-
-    /// Takes the bars away.
-    pub fn finish(self) {}
-}
-
-impl Drop for Progress {
+impl Drop for Shown {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
@@ -100,17 +96,17 @@ impl Drop for Progress {
     }
 }
 
-fn show(console: &Console, plan: &Plan, counts: impl Fn() -> Counts, stopped: &mpsc::Receiver<()>) {
+fn repeat(display: &Display, totals: Totals, counts: impl Fn() -> Counts, stopped: &mpsc::Receiver<()>) {
     let start = Instant::now();
-    let bars = console.is_terminal().then(|| Bars::new(console.bars()));
+    let bars = display.is_terminal().then(|| Bars::new(display.bars()));
     let interval = if bars.is_some() { REDRAW } else { REPEAT };
     let mut recent = Recent::default();
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
         let (elapsed, counts) = (start.elapsed(), counts());
-        let line = line(plan, &counts, elapsed);
+        let line = line(totals, &counts, elapsed);
         let stages = recent.stages(&counts, elapsed);
         match &bars {
-            Some(bars) => bars.draw(fraction(plan, &counts), line, stages),
+            Some(bars) => bars.draw(fraction(totals, &counts), line, stages),
             None if stages.is_empty() => tracing::info!("{line}"),
             None => tracing::info!("{line} ({stages})"),
         }
@@ -120,14 +116,14 @@ fn show(console: &Console, plan: &Plan, counts: impl Fn() -> Counts, stopped: &m
     }
 }
 
-/// How much of the run is done, 0 to 1, by the finest total that is known. Input bytes run ahead of the rows written, by
-/// what is in flight.
-fn fraction(plan: &Plan, counts: &Counts) -> Option<f64> {
-    let of = |done: u64, total: Option<u64>| {
-        total.map(|total| if total == 0 { 1.0 } else { (done as f64 / total as f64).min(1.0) })
+/// How much of the run is done, 0 to 1: by bytes of input, else by units. Input runs ahead of the rows written, by what is
+/// in flight.
+fn fraction(totals: Totals, counts: &Counts) -> Option<f64> {
+    let (done, total) = match (counts.bytes, totals.bytes) {
+        (1.., Some(total)) => (counts.bytes, total),
+        _ => (counts.units, totals.units?),
     };
-    let seen = counts.rows.saturating_add(counts.rejects);
-    of(seen, plan.rows).or_else(|| of(counts.bytes, plan.bytes)).or_else(|| of(counts.units, plan.units))
+    Some(if total == 0 { 1.0 } else { (done as f64 / total as f64).min(1.0) })
 }
 
 /// The time left, if the rest is as fast as what is done.
@@ -137,18 +133,15 @@ fn eta(fraction: Option<f64>, elapsed: Duration) -> Option<Duration> {
 }
 
 /// `1,250 images, 125.0 images/s, 12.00 MiB/s, 3 rejects, 1/4 units, 0:00:30 left`
-fn line(plan: &Plan, counts: &Counts, elapsed: Duration) -> String {
+fn line(totals: Totals, counts: &Counts, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(1e-9);
-    let noun = plan.noun;
-    let bytes = HumanBytes((counts.bytes as f64 / seconds) as u64);
-    let mut line =
-        format!("{} {noun}, {:.1} {noun}/s, {bytes}/s", HumanCount(counts.rows), counts.rows as f64 / seconds);
-    line += &format!(", {} rejects", HumanCount(counts.rejects));
-    line += &match plan.units {
-        Some(units) => format!(", {}/{units} units", counts.units),
-        None => format!(", {} units", counts.units),
-    };
-    if let Some(left) = eta(fraction(plan, counts), elapsed) {
+    let mut line = format!("{} images, {:.1} images/s", HumanCount(counts.rows), counts.rows as f64 / seconds);
+    if counts.bytes > 0 {
+        line += &format!(", {}/s", HumanBytes((counts.bytes as f64 / seconds) as u64));
+    }
+    line += &format!(", {} rejects, {}", HumanCount(counts.rejects), counts.units);
+    line += &totals.units.map_or(" units".to_owned(), |units| format!("/{units} units"));
+    if let Some(left) = eta(fraction(totals, counts), elapsed) {
         let left = left.as_secs();
         line += &format!(", {}:{:02}:{:02} left", left / 3600, left / 60 % 60, left % 60);
     }
@@ -191,22 +184,25 @@ mod tests {
     #[test]
     fn a_line_tells_rates_rejects_and_the_time_left() {
         let ten = Duration::from_secs(10);
-        let mut plan = Plan { noun: "images", units: Some(4), ..Plan::default() };
+        let mut totals = Totals { units: Some(4), bytes: None };
         let text = "1,250 images, 125.0 images/s, 12.00 MiB/s, 3 rejects, 1/4 units, 0:00:30 left";
-        assert_eq!(line(&plan, &counts(), ten), text);
-        plan.bytes = Some(1200 << 20);
-        assert!(line(&plan, &counts(), ten).ends_with("1/4 units, 0:01:30 left"), "bytes are finer than units");
-        plan.rows = Some(2506);
-        assert!(line(&plan, &counts(), ten).ends_with("1/4 units, 0:00:10 left"), "rejects are done with, too");
-        let unknown = line(&Plan::default(), &Counts::default(), Duration::ZERO);
-        assert_eq!(unknown, "0 rows, 0.0 rows/s, 0 B/s, 0 rejects, 0 units");
+        assert_eq!(line(totals, &counts(), ten), text);
+        totals.bytes = Some(1200 << 20);
+        assert!(line(totals, &counts(), ten).ends_with("1/4 units, 0:01:30 left"), "bytes are finer than units");
+        let silent = Counts { bytes: 0, ..counts() };
+        let text = "1,250 images, 125.0 images/s, 3 rejects, 1/4 units, 0:00:30 left";
+        assert_eq!(line(totals, &silent, ten), text, "a source that does not tell its bytes");
+        let unknown = line(Totals::default(), &Counts::default(), Duration::ZERO);
+        assert_eq!(unknown, "0 images, 0.0 images/s, 0 rejects, 0 units");
     }
 
     #[test]
     fn fractions_stay_within_bounds() {
-        let rows = |rows| Plan { rows: Some(rows), ..Plan::default() };
-        assert_eq!(fraction(&rows(0), &counts()), Some(1.0));
-        assert_eq!(fraction(&rows(10), &counts()), Some(1.0));
+        let bytes = |bytes| Totals { bytes: Some(bytes), units: None };
+        assert_eq!(fraction(bytes(0), &counts()), Some(1.0));
+        assert_eq!(fraction(bytes(10), &counts()), Some(1.0));
+        assert_eq!(fraction(bytes(10), &Counts::default()), None);
+        assert_eq!(fraction(Totals { units: Some(0), bytes: None }, &counts()), Some(1.0));
         assert_eq!(eta(Some(0.0), Duration::from_secs(1)), None);
         assert_eq!(eta(Some(f64::MIN_POSITIVE), Duration::from_secs(1)), None);
         assert_eq!(eta(Some(1.0), Duration::from_secs(1)), Some(Duration::ZERO));
@@ -238,11 +234,11 @@ mod tests {
     fn a_display_ends_at_once_when_it_is_dropped() {
         let alive = Arc::new(Mutex::new(()));
         let held = alive.clone();
-        let progress = Progress::start(&Console::plain(), Plan::default(), move || {
+        let shown = Display::plain().show(Totals::default(), move || {
             drop(held.lock());
             Counts::default()
         });
-        progress.finish();
+        drop(shown);
         assert_eq!(Arc::strong_count(&alive), 1, "its thread was joined");
     }
 }

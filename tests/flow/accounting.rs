@@ -1,6 +1,6 @@
 //! Bytes, batches in waiting, times, and the watchdog.
 
-use crate::support::{Log, Rows, assert_clean, engine, items, queue, run, until};
+use crate::support::{Log, Rows, assert_clean, engine, inside, items, queue, run, until};
 use imagebart::flow::{BoxError, Emitter, Engine, EngineConfig, Flow, FlowError};
 use std::io::Write;
 use std::sync::{Arc, Mutex, mpsc};
@@ -10,6 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 async fn emit(rows: std::ops::Range<u64>, mut out: Emitter<u32, u64, u64>) -> Result<(), BoxError> {
     out.begin(Arc::new(0)).await?;
     for row in rows {
+        out.input(3);
         out.row(row).await?;
     }
     out.end().await?;
@@ -88,7 +89,7 @@ fn exactly_one_batch_waits_behind_the_one_in_work() {
         let look = async {
             // The device is in its first batch, the second waits ready, and rows for the third wait outside.
             let stalled = |s: &imagebart::flow::Snapshot| {
-                s.stage("tokenize").unwrap().inside == 1 && queue(s, "tokenize") == 1 && queue(s, "batch") == 4
+                inside(s, "tokenize") == 1 && queue(s, "tokenize") == 1 && queue(s, "batch") == 4
             };
             until(&engine, stalled).await;
             for _ in 0..1000 {

@@ -1,6 +1,6 @@
 //! Cancellation: it reaches every stage, wherever that waits.
 
-use crate::support::{Log, Rows, assert_clean, endless, engine, items, queue, run, until};
+use crate::support::{Log, Rows, assert_clean, endless, engine, inside, items, queue, run, until};
 use imagebart::flow::{Emitter, Engine, Flow, FlowError};
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -14,7 +14,7 @@ fn cancel_when(engine: &Engine, wish: impl Fn(&imagebart::flow::Snapshot) -> boo
             .device("tokenize", || Ok(()), |(), batch: Vec<u64>| Ok(batch))
             .sink("write", &mut sink);
         let cancel = async {
-            until(engine, wish).await;
+            until(engine, |s| s.units_begun == 1 && wish(s)).await;
             engine.cancel();
         };
         tokio::join!(flow, cancel).0
@@ -34,7 +34,7 @@ fn a_cancel_reaches_every_stage_that_waits_for_room() {
     // Every channel is full and the sink does not move: nobody can do anything but wait.
     cancel_when(&engine(1 << 30, 1), |s| {
         let full = queue(s, "decode") == 1 && queue(s, "batch") == 1 && queue(s, "tokenize") == 1;
-        full && queue(s, "write") == 4 && s.stage("write").unwrap().inside == 1
+        full && queue(s, "write") == 4 && inside(s, "write") == 1
     });
 }
 

@@ -115,14 +115,14 @@ pub async fn until(engine: &Engine, wish: impl Fn(&Snapshot) -> bool) {
     }
 }
 
-/// How many events wait in front of `stage`.
+/// How many events wait in front of `stage`: none before it is there.
 pub fn queue(snapshot: &Snapshot, stage: &str) -> usize {
-    snapshot.stage(stage).unwrap().queue
+    snapshot.stage(stage).map_or(0, |stage| stage.queue)
 }
 
 /// How many rows `stage` has dealt with.
 pub fn items(snapshot: &Snapshot, stage: &str) -> u64 {
-    snapshot.stage(stage).unwrap().items
+    snapshot.stage(stage).map_or(0, |stage| stage.items)
 }
 
 /// No thread is left, and no byte.
@@ -130,4 +130,9 @@ pub fn assert_clean(engine: &Engine) {
     let snapshot = engine.snapshot();
     assert_eq!((snapshot.threads, snapshot.in_flight), (0, 0));
     assert!(snapshot.stages.iter().all(|stage| stage.inside == 0 && stage.queue == 0));
+}
+
+/// How many workers of `stage` are inside its function.
+pub fn inside(snapshot: &Snapshot, stage: &str) -> usize {
+    snapshot.stage(stage).map_or(0, |stage| stage.inside)
 }

@@ -9,25 +9,25 @@ const STEPS: u64 = 10_000;
 
 /// Standard error, as a place for both bars and log lines. Clones share the place.
 #[derive(Clone, Debug)]
-pub struct Console {
+pub struct Display {
     bars: MultiProgress,
     terminal: bool,
 }
 
-impl Console {
+impl Display {
     /// Bars if standard error is a terminal, else plain lines.
-    pub fn stderr() -> Console {
-        Console::new(io::stderr().is_terminal())
+    pub fn new() -> Display {
+        Display::on(io::stderr().is_terminal())
     }
 
     /// Plain lines, wherever standard error goes: for logs in JSON.
-    pub fn plain() -> Console {
-        Console::new(false)
+    pub fn plain() -> Display {
+        Display::on(false)
     }
 
-    fn new(terminal: bool) -> Console {
+    fn on(terminal: bool) -> Display {
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Console { bars: MultiProgress::with_draw_target(target), terminal }
+        Display { bars: MultiProgress::with_draw_target(target), terminal }
     }
 
     /// Whether bars are drawn.
@@ -39,35 +39,41 @@ impl Console {
         &self.bars
     }
 
-    /// The writer for the log: `tracing_subscriber::fmt().with_writer(console.writer())`.
-    pub fn writer(&self) -> ConsoleWriter {
-        ConsoleWriter { bars: self.bars.clone() }
+    /// The writer for the log: `tracing_subscriber::fmt().with_writer(display.writer())`.
+    pub fn writer(&self) -> LogWriter {
+        LogWriter { bars: self.bars.clone() }
     }
 }
 
 /// Writes log lines to standard error, above the bars.
 #[derive(Clone, Debug)]
-pub struct ConsoleWriter {
+pub struct LogWriter {
     bars: MultiProgress,
 }
 
-impl<'a> MakeWriter<'a> for ConsoleWriter {
-    type Writer = ConsoleLine<io::Stderr>;
+impl Default for Display {
+    fn default() -> Display {
+        Display::new()
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = LogLine<io::Stderr>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        ConsoleLine { bars: self.bars.clone(), to: io::stderr(), text: Vec::new() }
+        LogLine { bars: self.bars.clone(), to: io::stderr(), text: Vec::new() }
     }
 }
 
 /// One log line, written at once when it is flushed or dropped.
 #[derive(Debug)]
-pub struct ConsoleLine<W: Write> {
+pub struct LogLine<W: Write> {
     bars: MultiProgress,
     to: W,
     text: Vec<u8>,
 }
 
-impl<W: Write> Write for ConsoleLine<W> {
+impl<W: Write> Write for LogLine<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.text.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -83,7 +89,7 @@ impl<W: Write> Write for ConsoleLine<W> {
     }
 }
 
-impl<W: Write> Drop for ConsoleLine<W> {
+impl<W: Write> Drop for LogLine<W> {
     fn drop(&mut self) {
         // A log that cannot be written has nowhere to say so.
         let _ = self.flush();
@@ -220,7 +226,7 @@ mod tests {
         let drawn = Bars::new(&bars);
         drawn.draw(Some(0.5), "half-way".into(), "busy: read 1 %".into());
         for text in ["a line\n", "another\n"] {
-            let mut line = ConsoleLine { bars: bars.clone(), to: screen.clone(), text: Vec::new() };
+            let mut line = LogLine { bars: bars.clone(), to: screen.clone(), text: Vec::new() };
             let (head, tail) = text.split_at(3);
             line.write_all(head.as_bytes()).unwrap();
             line.write_all(tail.as_bytes()).unwrap();
