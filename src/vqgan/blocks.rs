@@ -27,13 +27,14 @@ impl ResBlock {
         })
     }
 
-    /// `[batch, input, h, w]` to `[batch, output, h, w]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let h = self.conv1.after(&self.norm1, x, None)?;
-        match &self.shortcut {
-            Some(conv) => self.conv2.after(&self.norm2, &h, Some(&conv.forward(x)?)),
-            None => self.conv2.after(&self.norm2, &h, Some(x)),
-        }
+    /// `[batch, input, h, w]` to `[batch, output, h, w]`. Takes the memory of `x`, which nobody else may hold.
+    pub fn forward(&self, x: Tensor) -> Result<Tensor, TchError> {
+        let h = self.conv1.after(&self.norm1, &x)?;
+        let residual = match &self.shortcut {
+            Some(conv) => conv.forward(&x)?,
+            None => x,
+        };
+        self.conv2.after_plus(&self.norm2, &h, residual)
     }
 }
 
@@ -55,9 +56,9 @@ impl Attention {
         Ok(Attention { norm, q: conv("q")?, k: conv("k")?, v: conv("v")?, proj_out: conv("proj_out")? })
     }
 
-    /// `[batch, channels, h, w]`, in and out.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let h = self.norm.forward(x)?;
+    /// `[batch, channels, h, w]`, in and out. Takes the memory of `x`, which nobody else may hold.
+    pub fn forward(&self, x: Tensor) -> Result<Tensor, TchError> {
+        let h = self.norm.forward(&x)?;
         let mixed = attend(&self.q.forward(&h)?, &self.k.forward(&h)?, &self.v.forward(&h)?)?;
         self.proj_out.plus(&mixed, x)
     }
@@ -84,11 +85,11 @@ impl Step {
         Ok(Step { block, attention })
     }
 
-    /// `[batch, input, h, w]` to `[batch, output, h, w]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+    /// `[batch, input, h, w]` to `[batch, output, h, w]`. Takes the memory of `x`, which nobody else may hold.
+    pub fn forward(&self, x: Tensor) -> Result<Tensor, TchError> {
         let h = self.block.forward(x)?;
         match &self.attention {
-            Some(attention) => attention.forward(&h),
+            Some(attention) => attention.forward(h),
             None => Ok(h),
         }
     }
@@ -112,8 +113,8 @@ impl Middle {
         })
     }
 
-    /// `[batch, width, h, w]`, in and out.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        self.block_2.forward(&self.attn_1.forward(&self.block_1.forward(x)?)?)
+    /// `[batch, width, h, w]`, in and out. Takes the memory of `x`, which nobody else may hold.
+    pub fn forward(&self, x: Tensor) -> Result<Tensor, TchError> {
+        self.block_2.forward(self.attn_1.forward(self.block_1.forward(x)?)?)
     }
 }

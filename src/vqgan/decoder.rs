@@ -55,16 +55,16 @@ impl Decoder {
 
     /// `[batch, z_channels, h, w]` to `[batch, 3, h * f, w * f]`, about [-1, 1].
     pub fn forward(&self, z: &Tensor) -> Result<Tensor, TchError> {
-        let mut h = self.middle.forward(&self.conv_in.forward(z)?)?;
+        let mut h = self.middle.forward(self.conv_in.forward(z)?)?;
         for level in &self.levels {
             for step in &level.steps {
-                h = step.forward(&h)?;
+                h = step.forward(h)?;
             }
             if let Some(conv) = &level.upsample {
                 h = conv.upsampled(&h)?;
             }
         }
-        let image = self.conv_out.after(&self.norm_out, &h, None)?;
+        let image = self.conv_out.after(&self.norm_out, &h)?;
         if self.tanh { image.f_tanh() } else { Ok(image) }
     }
 }

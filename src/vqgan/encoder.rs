@@ -54,13 +54,13 @@ impl Encoder {
         let mut h = self.conv_in.forward(x)?;
         for level in &self.levels {
             for step in &level.steps {
-                h = step.forward(&h)?;
+                h = step.forward(h)?;
             }
             if let Some(conv) = &level.downsample {
                 h = conv.forward(&h)?;
             }
         }
-        let h = self.middle.forward(&h)?;
-        self.conv_out.after(&self.norm_out, &h, None)
+        let h = self.middle.forward(h)?;
+        self.conv_out.after(&self.norm_out, &h)
     }
 }

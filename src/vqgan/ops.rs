@@ -121,27 +121,36 @@ impl Conv {
         }
     }
 
-    /// The convolution plus `residual`, `[batch, out, h', w']`.
-    pub fn plus(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor, TchError> {
+    /// The convolution plus `residual`, `[batch, out, h', w']`, whose memory it takes: nobody else may hold that tensor.
+    pub fn plus(&self, x: &Tensor, residual: Tensor) -> Result<Tensor, TchError> {
         match self.packed(x)? {
-            Some(packed) if suits(residual) => {
+            Some(packed) if suits(&residual) => {
                 packed.forward(x, Around { residual: Some(residual), ..Around::default() }, Instructions::Best)
             }
-            _ => add(self.plain(x)?, residual),
+            _ => add(self.plain(x)?, &residual),
         }
     }
 
-    /// The convolution of `x` normalised and through swish; plus `residual` if there is one.
-    pub fn after(&self, norm: &Norm, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor, TchError> {
+    /// The convolution of `x` normalised and through swish.
+    pub fn after(&self, norm: &Norm, x: &Tensor) -> Result<Tensor, TchError> {
         match self.packed(x)? {
-            Some(packed) if packed.fuses_input() && residual.is_none_or(suits) => {
+            Some(packed) if packed.fuses_input() => {
                 let norm = norm.affine(x)?;
-                packed.forward(x, Around { norm: Some(&norm), upsample: false, residual }, Instructions::Best)
+                packed.forward(x, Around { norm: Some(&norm), ..Around::default() }, Instructions::Best)
             }
-            _ => {
-                let x = norm.swish(x)?;
-                residual.map_or_else(|| self.forward(&x), |residual| self.plus(&x, residual))
+            _ => self.forward(&norm.swish(x)?),
+        }
+    }
+
+    /// [`after`](Conv::after) plus `residual`, as [`plus`](Conv::plus) adds it.
+    pub fn after_plus(&self, norm: &Norm, x: &Tensor, residual: Tensor) -> Result<Tensor, TchError> {
+        match self.packed(x)? {
+            Some(packed) if packed.fuses_input() && suits(&residual) => {
+                let norm = norm.affine(x)?;
+                let around = Around { norm: Some(&norm), upsample: false, residual: Some(residual) };
+                packed.forward(x, around, Instructions::Best)
             }
+            _ => self.plus(&norm.swish(x)?, residual),
         }
     }
 
@@ -248,10 +257,11 @@ mod tests {
         let results = [
             wide.forward(x),
             wide.upsampled(x),
-            wide.plus(x, &residual),
-            wide.after(&norm, x, None),
-            wide.after(&norm, x, Some(&residual)),
-            point.after(&norm, x, Some(&residual)),
+            wide.plus(x, residual.copy()),
+            wide.after(&norm, x),
+            wide.after_plus(&norm, x, residual.copy()),
+            point.after(&norm, x),
+            point.after_plus(&norm, x, residual.copy()),
             point.upsampled(x),
             loader.downsampling_conv("down").expect("a convolution").forward(x),
             norm.forward(x),

@@ -21,7 +21,7 @@ struct Convolution {
   const float *bias;             // [channels]
   const float *scale, *shift;    // [batch, in_channels] or null: first, x becomes swish(scale * x + shift); Winograd only
   const float *residual;         // [batch, height, width, channels], or null: added to the result
-  float *y;                      // [batch, height, width, channels]
+  float *y;                      // [batch, height, width, channels]; may be `residual`
   int64_t batch, in_height, in_width, in_channels, height, width, channels;
   int64_t side, stride, padding; // of the kernel; `padding` is above and left, zeros follow right and below as needed
   int64_t magnify;               // 2: every input pixel counts as 2x2, Winograd only; else 1

@@ -130,6 +130,15 @@ impl Floats {
         self.0.data_ptr().cast()
     }
 
+    fn overlaps(&self, other: &Floats) -> bool {
+        let range = |floats: &Floats| {
+            let start = floats.pointer().addr();
+            start..start + floats.0.numel() * size_of::<f32>()
+        };
+        let (a, b) = (range(self), range(other));
+        a.start < b.end && b.start < a.end
+    }
+
     fn expect(&self, what: &str, shape: &[i64]) -> Result<(), TchError> {
         let found = self.0.size();
         if found == shape { Ok(()) } else { Err(TchError::Shape(format!("{what} is {found:?}, not {shape:?}"))) }
@@ -219,14 +228,14 @@ impl Affine {
 }
 
 /// What a [`Packed`] convolution takes in beside itself.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Around<'a> {
     /// The input goes through this and swish first.
     pub norm: Option<&'a Affine>,
     /// Every input pixel counts as 2×2 (nearest-neighbour upsampling).
     pub upsample: bool,
-    /// Added to the output.
-    pub residual: Option<&'a Tensor>,
+    /// Added to the output, which then takes its memory: nobody else may hold this tensor.
+    pub residual: Option<Tensor>,
 }
 
 /// A convolution's weights, laid out for the kernels. 3×3 of stride 1 runs as Winograd's F(4×4, 3×3), others directly.
@@ -298,7 +307,7 @@ impl Packed {
         }
         let shape = [batch, height, width, self.channels];
         let (x, weights, bias) = (Floats::pixels(x)?, Floats::of(&self.weights)?, Floats::of(&self.bias)?);
-        let residual = around.residual.map(Floats::pixels).transpose()?;
+        let residual = around.residual.as_ref().map(Floats::pixels).transpose()?;
         let norm = around.norm.map(|norm| Ok::<_, TchError>((Floats::of(&norm.scale)?, Floats::of(&norm.shift)?)));
         let norm = norm.transpose()?;
         if let Some(residual) = &residual {
@@ -308,7 +317,10 @@ impl Packed {
             scale.expect("the scale", &[batch, in_channels])?;
             shift.expect("the shift", &[batch, in_channels])?;
         }
-        let y = Floats::new(&shape)?;
+        let y = match &residual {
+            Some(residual) if !residual.overlaps(&x) => Floats(residual.0.shallow_clone()),
+            _ => Floats::new(&shape)?,
+        };
         let pointer = |floats: Option<&Floats>| floats.map_or(std::ptr::null(), |floats| floats.pointer().cast_const());
         let call = Call {
             x: x.pointer(),
@@ -331,8 +343,8 @@ impl Packed {
             magnify,
         };
         // SAFETY: dense float32 tensors that outlive the call, of the shapes `struct Convolution` names: x by its sizes, weights
-        // and bias from `new`, residual, scale and shift checked above; y is fresh. The kernels read x only where they checked
-        // that the pixel is inside.
+        // and bias from `new`, residual, scale and shift checked above; y is fresh, or the residual's memory, which x does not
+        // share. The kernels read x only where they checked that the pixel is inside.
         check(unsafe {
             match self.winograd {
                 true => imagebart_winograd(&call, threads(), isa.number()),

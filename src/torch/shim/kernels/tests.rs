@@ -55,7 +55,11 @@ impl Problem {
     fn by_kernels(&self, packed: &Packed, x: &Tensor, isa: Instructions) -> Result<Tensor, TchError> {
         let norm =
             (self.case.norm).then(|| Affine::group_norm(x, 1, 1e-6, (&self.norm.0, &self.norm.1), isa)).transpose()?;
-        let around = Around { norm: norm.as_ref(), upsample: self.case.upsample, residual: self.residual.as_ref() };
+        let around = Around {
+            norm: norm.as_ref(),
+            upsample: self.case.upsample,
+            residual: self.residual.as_ref().map(Tensor::copy),
+        };
         packed.forward(x, around, isa)
     }
 
@@ -228,6 +232,27 @@ fn any_layout_gives_the_same() {
     }
 }
 
+/// A residual gives its memory to the result, unless that is the input's too.
+#[test]
+fn results_take_the_residuals_memory() {
+    let problem = Problem::new(Case { output: 16, ..PLAIN }, 8);
+    let packed = problem.packed();
+    let forward = |x: &Tensor, residual: Tensor| {
+        packed
+            .forward(x, Around { residual: Some(residual), ..Around::default() }, Instructions::Best)
+            .expect("computes")
+    };
+    let last = |x: &Tensor| x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+    let (x, residual) = (last(&problem.x), last(&problem.x));
+    let memory = residual.data_ptr();
+    let expected = forward(&x, residual);
+    assert_eq!(expected.data_ptr(), memory);
+    assert_eq!(x, problem.x);
+    let found = forward(&x, x.shallow_clone());
+    assert_eq!(found, expected);
+    assert_eq!(x, problem.x);
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let problem = Problem::new(PLAIN, 7);
@@ -239,7 +264,7 @@ fn what_does_not_fit_is_refused() {
     assert!(forward(&zeros(&[16, 8, 8]), Around::default()).is_err());
     assert!(forward(&problem.x.to_kind(Kind::Double), Around::default()).is_err());
     let residual = zeros(&[1, 32, 8, 7]);
-    assert!(forward(&problem.x, Around { residual: Some(&residual), ..Around::default() }).is_err());
+    assert!(forward(&problem.x, Around { residual: Some(residual), ..Around::default() }).is_err());
     let norm = Affine { scale: zeros(&[2, 16]), shift: zeros(&[2, 16]) };
     assert!(forward(&problem.x, Around { norm: Some(&norm), ..Around::default() }).is_err());
     let group_norm =
