@@ -4,7 +4,7 @@
 
 use imagebart::config::Pipeline;
 use imagebart::jobs::encode::{EncodeOptions, encode};
-use imagebart::progress::Console;
+use imagebart::progress::Display;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     let pipeline = Pipeline::parse("[image]\nsize = 256\n", "this example", &settings)?;
     // Cancel the token to stop: units in hand are abandoned, finished ones stay.
     let cancel = CancellationToken::new();
-    let summary = encode(&pipeline, &EncodeOptions::default(), &Console::stderr(), cancel).await?;
+    let summary = encode(&pipeline, &EncodeOptions::default(), &Display::new(), cancel).await?;
     println!("{summary}");
     Ok(())
 }

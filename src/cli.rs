@@ -93,6 +93,10 @@ pub enum Command {
         #[arg(long, default_value_t = 64)]
         count: usize,
 
+        /// Pairs in a row of the contact sheet. Default: as many as make it about 4:3.
+        #[arg(long)]
+        columns: Option<u32>,
+
         /// The tokenizer's weights, if they are not where the recorded pipeline says.
         #[arg(long)]
         tokenizer: Option<PathBuf>,

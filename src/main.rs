@@ -4,29 +4,33 @@ mod cli;
 mod logging;
 
 use clap::Parser;
-use cli::{Cli, Command, Common, PipelineArgs};
+use cli::{Cli, Command, Common, LogFormat, PipelineArgs};
 use imagebart::config::Pipeline;
-use imagebart::jobs::demo::{DemoOptions, demo};
+use imagebart::jobs::demo::{self, DemoOptions, demo};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
-use imagebart::jobs::gallery::{GalleryOptions, gallery};
-use imagebart::jobs::import::{ImportOptions, import};
+use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
+use imagebart::jobs::import::{self, ImportError, ImportOptions, import};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output};
 use imagebart::launch::Rank;
-use imagebart::progress::Console;
+use imagebart::progress::Display;
 use imagebart::torch::device::DeviceChoice;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let console = Console::stderr();
-    logging::start(cli.common.log_format, &console);
+    // Bars would break up lines that a machine reads.
+    let display = match cli.common.log_format {
+        LogFormat::Text => Display::new(),
+        LogFormat::Json => Display::plain(),
+    };
+    logging::start(cli.common.log_format, &display);
     let ended = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(JobError::failed)
-        .and_then(|runtime| runtime.block_on(run(cli, &console)));
+        .and_then(|runtime| runtime.block_on(run(cli, &display)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -36,7 +40,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli, console: &Console) -> Result<(), JobError> {
+async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
     let cancel = on_interrupt()?;
     let common = &cli.common;
     match cli.command {
@@ -48,7 +52,7 @@ async fn run(cli: Cli, console: &Console) -> Result<(), JobError> {
                 print!("{}", plan.describe(&pipeline, &options).await?);
                 return Ok(());
             }
-            encode(&pipeline, &options, console, cancel).await.map(drop)
+            encode(&pipeline, &options, display, cancel).await.map(drop)
         }
         Command::Verify { url } => {
             let output = open_output(&url, false).await?;
@@ -56,27 +60,37 @@ async fn run(cli: Cli, console: &Console) -> Result<(), JobError> {
             println!("{report}");
             if report.is_ok() { Ok(()) } else { Err(JobError::Failed(format!("{url} has problems"))) }
         }
-        Command::Gallery { url, to, count, tokenizer } => {
-            let options = GalleryOptions { count, tokenizer, device: device(common)?, ..GalleryOptions::new(url, to) };
+        Command::Gallery { url, to, count, columns, tokenizer } => {
+            let options = GalleryOptions { url, to, count, columns, tokenizer, device: device(common)? };
+            if common.dry_run {
+                println!("{}", gallery::describe(&options).await?);
+                return Ok(());
+            }
             println!("{}", gallery(&options).await?);
             Ok(())
         }
         Command::Demo { out } => {
             let options = DemoOptions { out, seed: common.seed.unwrap_or(0), device: device(common)? };
-            println!("{}", demo(&options, console, cancel).await?);
+            if common.dry_run {
+                println!("{}", demo::describe(&options)?);
+                return Ok(());
+            }
+            println!("{}", demo(&options, display, cancel).await?);
             Ok(())
         }
         Command::Import { checkpoints, to, resolution, overwrite } => {
             let options = ImportOptions { checkpoints, to, resolution, overwrite };
-            // Nothing in it waits for anything but the disk.
-            let reports = tokio::task::spawn_blocking(move || import(&options)).await.map_err(JobError::failed)?;
-            let reports = reports.map_err(|error| match error.is_usage() {
+            let failed = |error: ImportError| match error.is_usage() {
                 true => JobError::Usage(error.to_string()),
                 false => JobError::failed(error),
-            })?;
-            for report in reports {
-                println!("{report}");
+            };
+            if common.dry_run {
+                import::describe(&options).map_err(failed)?.iter().for_each(|line| println!("{line}"));
+                return Ok(());
             }
+            // Nothing in it waits for anything but the disk.
+            let reports = tokio::task::spawn_blocking(move || import(&options)).await.map_err(JobError::failed)?;
+            reports.map_err(failed)?.iter().for_each(|report| println!("{report}"));
             Ok(())
         }
     }

@@ -36,7 +36,10 @@ async fn walk(bytes: Vec<u8>, chunk: u64) -> (Vec<(String, Kind, Vec<u8>)>, Opti
     }
 }
 
-fn walk_now(bytes: Vec<u8>, chunk: u64) -> (Vec<(String, Kind, Vec<u8>)>, Option<TarError>) {
+/// A member's name, kind and bytes.
+type Member = (String, Kind, Vec<u8>);
+
+fn walk_now(bytes: Vec<u8>, chunk: u64) -> (Vec<Member>, Option<TarError>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(walk(bytes, chunk))
 }
 

@@ -83,11 +83,28 @@ impl ImportError {
 /// A checkpoint that is damaged, would execute something, or does not hold a whole VQGAN, each with the names of what is
 /// missing or of another shape; a target that exists.
 pub fn import(options: &ImportOptions) -> Result<Vec<ImportReport>, ImportError> {
-    let targets = targets(options)?;
-    let plans =
-        options.checkpoints.iter().zip(targets).map(|(path, target)| Plan::new(path, target, options.resolution));
-    let plans = plans.collect::<Result<Vec<Plan>, ImportError>>()?;
-    plans.into_iter().map(Plan::carry_out).collect()
+    plans(options)?.into_iter().map(Plan::carry_out).collect()
+}
+
+/// What [`import`] would write, a line for each checkpoint, for `--dry-run`.
+///
+/// # Errors
+/// As [`import`]'s, but for those of writing.
+pub fn describe(options: &ImportOptions) -> Result<Vec<String>, ImportError> {
+    let line = |plan: Plan| {
+        let specs = plan.config.tensors();
+        let parameters: i64 = specs.iter().map(|tensor| tensor.numel()).sum();
+        let (from, to) = (plan.checkpoint.path().display(), plan.target.display());
+        format!("{from} to {to}: {} tensors, {parameters} parameters", specs.len())
+    };
+    Ok(plans(options)?.into_iter().map(line).collect())
+}
+
+/// Every checkpoint, checked.
+fn plans(options: &ImportOptions) -> Result<Vec<Plan>, ImportError> {
+    let targets = targets(options)?.into_iter();
+    let pairs = options.checkpoints.iter().zip(targets);
+    pairs.map(|(path, target)| Plan::new(path, target, options.resolution)).collect()
 }
 
 /// Where each checkpoint goes.

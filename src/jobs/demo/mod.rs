@@ -14,7 +14,7 @@ use super::{JobError, open_output};
 use crate::config::Pipeline;
 use crate::imaging::ImageError;
 use crate::launch::Rank;
-use crate::progress::Console;
+use crate::progress::Display;
 use crate::torch::device::DeviceChoice;
 use crate::torch::weights::WeightsError;
 use std::fmt;
@@ -94,7 +94,7 @@ pub fn describe(options: &DemoOptions) -> Result<String, JobError> {
 /// [`JobError::Usage`] when the folder holds something else; else what the steps report. Latents that do not verify are a failure.
 pub async fn demo(
     options: &DemoOptions,
-    console: &Console,
+    display: &Display,
     cancel: CancellationToken,
 ) -> Result<DemoSummary, JobError> {
     let out = &options.out;
@@ -105,7 +105,7 @@ pub async fn demo(
     let shards = make(&shapes, &out.join("tokenizer.safetensors"), options.seed, &cancel).await?;
     // The folder is the demo's own: what an earlier one left there is replaced.
     let settings = EncodeOptions { device: options.device, rank: Rank::ALONE, overwrite: true };
-    let encoded = encode(&pipeline, &settings, console, cancel).await?;
+    let encoded = encode(&pipeline, &settings, display, cancel).await?;
     let dir = open_output(&pipeline.output.url, false).await?;
     let verified = verify(&dir).await.map_err(JobError::failed)?;
     if !verified.is_ok() {

@@ -11,11 +11,10 @@ use super::JobError;
 use crate::config::Pipeline;
 use crate::flow::{Engine, EngineConfig, Flow, FlowError, Report};
 use crate::launch::Rank;
-use crate::progress::{Console, Counts, Plan, Progress};
+use crate::progress::{Display, Totals};
 use crate::torch::device::DeviceChoice;
 use crate::{datasets::Unit, torch};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +40,7 @@ impl Default for EncodeOptions {
 pub async fn encode(
     pipeline: &Pipeline,
     options: &EncodeOptions,
-    console: &Console,
+    display: &Display,
     cancel: CancellationToken,
 ) -> Result<EncodeSummary, JobError> {
     let started = Instant::now();
@@ -59,7 +58,7 @@ pub async fn encode(
     let (committed, report) = if pending.units.is_empty() {
         (stages::Committed::default(), None)
     } else {
-        let (committed, report) = run(plan, &output, pending.units.clone(), pipeline, console, cancel).await?;
+        let (committed, report) = run(plan, &output, pending.units.clone(), pipeline, display, cancel).await?;
         (committed, Some(report))
     };
     let earlier = pending.earlier(&output).await?;
@@ -76,20 +75,14 @@ async fn run(
     output: &crate::tables::OutputDir,
     units: Vec<Arc<Unit>>,
     pipeline: &Pipeline,
-    console: &Console,
+    display: &Display,
     cancel: CancellationToken,
 ) -> Result<(stages::Committed, Report<Unit>), JobError> {
     let EncodePlan { reader, preprocess, tokenizer, provenance, settings, .. } = plan;
     let engine = Engine::new(EngineConfig { budget_bytes: pipeline.run.memory_budget.0, ..EngineConfig::default() });
     let seed = pipeline.run.seed;
-    let plan = Plan {
-        noun: "images",
-        bytes: Some(stages::bytes_of(&units)),
-        units: Some(units.len() as u64),
-        ..Plan::default()
-    };
-    let bytes_read = Arc::new(AtomicU64::new(0));
-    let progress = Progress::start(console, plan, counts_of(&engine, &bytes_read));
+    let totals = Totals { units: Some(units.len() as u64), bytes: Some(stages::bytes_of(&units)) };
+    let shown = display.watch(engine.clone(), totals);
     let stopper = engine.clone();
     let on_cancel = tokio::spawn(async move {
         cancel.cancelled().await;
@@ -99,7 +92,7 @@ async fn run(
     let mut writer = stages::Writer::new(output.clone(), provenance);
     let side = preprocess.size;
     let result = Flow::source(&engine, "read", move |sample| stages::cost(sample, &preprocess), {
-        move |out| stages::read(reader, units, bytes_read, out)
+        move |out| stages::read(reader, units, out)
     })
     .map("decode", settings.decode_workers, move |sample| stages::decode(sample, &preprocess, seed))
     .batch(settings.batch_size as usize)
@@ -113,17 +106,11 @@ async fn run(
     )
     .sink("write", &mut writer)
     .await;
-    progress.finish();
+    drop(shown);
     on_cancel.abort();
     match result {
         Ok(report) => Ok((writer.committed(), report)),
         Err(FlowError::Cancelled) => Err(JobError::Interrupted),
         Err(error) => Err(JobError::failed(error)),
     }
-}
-
-/// What the progress display asks for, now and then.
-fn counts_of(engine: &Engine, bytes_read: &Arc<AtomicU64>) -> impl Fn() -> Counts + Send + use<> {
-    let (engine, bytes_read) = (engine.clone(), bytes_read.clone());
-    move || Counts { bytes: bytes_read.load(Ordering::Relaxed), ..Counts::from(engine.snapshot()) }
 }

@@ -9,7 +9,6 @@ use crate::tables::{CropRect, LatentRow, OutputDir, Provenance, TableError, Unit
 use crate::vqgan::Tokenizer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
 /// Entries a reader may be ahead of the byte budget. Few: what is in this channel is not yet accounted for.
@@ -51,7 +50,6 @@ pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
 pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
-    bytes_read: Arc<AtomicU64>,
     mut out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {
     for unit in units {
@@ -64,7 +62,7 @@ pub async fn read(
         while let Ok(entry) = entries.recv().await {
             match entry {
                 Entry::Sample(sample) => {
-                    bytes_read.fetch_add(sample.image.len() as u64, Ordering::Relaxed);
+                    out.input(sample.image.len() as u64);
                     out.row(Read { unit: unit.clone(), sample }).await?;
                 }
                 Entry::Reject(reject) => out.reject(reject).await?,
@@ -101,12 +99,12 @@ pub fn decode(read: Read, preprocess: &Preprocess, seed: u64) -> Vec<Result<Prep
         label: sample.label,
         caption: sample.caption,
     });
-    crops
-        .into_iter()
-        .map(|crop| {
-            Ok(Prepared { row: RowKey::new(seed, &unit.name, sample.index, crop.index), sample: sample.clone(), crop })
-        })
-        .collect()
+    let mut rows = Vec::with_capacity(crops.len());
+    for crop in crops {
+        let row = RowKey::new(seed, &unit.name, sample.index, crop.index);
+        rows.push(Ok(Prepared { row, sample: sample.clone(), crop }));
+    }
+    rows
 }
 
 fn reject(unit: &str, sample: &Sample, reason: Reason, message: String) -> Reject {
