@@ -185,7 +185,7 @@ fn provenance(codes: u32) -> Provenance {
         dataset: Selection { format: "webdataset".to_owned(), settings: BTreeMap::new() },
         seed: 1,
         batch_size: 8,
-        dtype: "f32".to_owned(),
+        dtype: "fp32".to_owned(),
         device: "cpu".to_owned(),
         threads: 1,
     };

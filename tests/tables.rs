@@ -162,6 +162,12 @@ async fn a_run_goes_on_where_another_stopped() -> Outcome {
         write_unit(&dir, &provenance, UNITS[1], 5).await?;
         write_unit(&dir, &provenance, UNITS[2], 5).await?;
         dir.begin(&manifest(&provenance)).await?;
+        if let Some(disk) = &disk {
+            let other = Provenance { codebook_size: 5, ..(*provenance).clone() };
+            let error = dir.begin(&manifest(&other)).await.unwrap_err().to_string();
+            let path = disk.path().join("manifest.json").display().to_string();
+            assert!(error.starts_with(&path) && error.contains("codebook_size: 5 here, 1024 recorded"), "{error}");
+        }
         let done: Vec<String> = dir.done().await?.into_iter().collect();
         assert_eq!(done, [UNITS[1], UNITS[2]]);
         assert_eq!(dir.manifest().await?.map(|manifest| manifest.identity), Some(provenance.identity.clone()));

@@ -26,7 +26,7 @@ pub struct Identity {
     pub seed: u64,
     /// Images the tokenizer sees at once: convolutions differ by float noise between batch sizes.
     pub batch_size: u32,
-    /// Number type of the tokenizer's network: `f32`, `bf16`.
+    /// Number type of the tokenizer's network: `fp32`, `bf16`.
     pub dtype: String,
     /// `cpu`, or the CUDA architecture: `cuda-sm_90`.
     pub device: String,
@@ -160,7 +160,7 @@ pub(crate) mod tests {
             dataset: Selection { format: "folder".to_owned(), settings: BTreeMap::new() },
             seed: 23,
             batch_size: 8,
-            dtype: "f32".to_owned(),
+            dtype: "fp32".to_owned(),
             device: "cpu".to_owned(),
             threads: 2,
         }
@@ -175,7 +175,7 @@ pub(crate) mod tests {
             "{{\"format_version\":1,\"tokenizer\":\"{weights}\",\"preprocessing\":{{\"size\":256,\
              \"resize\":\"pillow-bicubic\",\"crop\":\"center\",\"crops\":1,\"flip\":\"none\",\"max_pixels\":268435456,\
              \"max_bytes\":268435456,\"min_side\":8}},\"dataset\":{{\"format\":\"folder\",\"settings\":{{}}}},\"seed\":23,\
-             \"batch_size\":8,\"dtype\":\"f32\",\"device\":\"cpu\",\"threads\":2}}"
+             \"batch_size\":8,\"dtype\":\"fp32\",\"device\":\"cpu\",\"threads\":2}}"
         );
         assert_eq!(identity.canonical(), expected);
         assert_eq!(identity.sha256().len(), 64);

@@ -1,7 +1,6 @@
 //! `manifest.json`: what an output directory was begun with. Written once, compared by every run that goes on.
 
 use super::{Difference, Identity, Provenance, TableError};
-use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -84,24 +83,24 @@ impl Manifest {
     }
 
     /// Reads the text of the manifest at `path`.
-    pub(crate) fn from_json(path: &Path, text: &[u8]) -> Result<Manifest, TableError> {
-        let manifest: Manifest = serde_json::from_slice(text).map_err(|error| {
-            TableError::format(path, format!("not a manifest of this version of imagebart: {error}"))
-        })?;
+    pub(crate) fn from_json(path: &str, text: &[u8]) -> Result<Manifest, TableError> {
+        let wrong = |detail: String| TableError::Format { path: path.to_owned(), detail };
+        let manifest: Manifest = serde_json::from_slice(text)
+            .map_err(|error| wrong(format!("not a manifest of this version of imagebart: {error}")))?;
         if manifest.identity.sha256() != manifest.identity_sha256 {
-            return Err(TableError::format(path, "identity_sha256 is not the hash of identity: the file was edited"));
+            return Err(wrong("identity_sha256 is not the hash of identity: the file was edited".to_owned()));
         }
         Ok(manifest)
     }
 
     /// Whether a run that would write `self` may go on in the directory whose manifest `recorded` lies at `path`.
-    pub(crate) fn check(&self, recorded: &Manifest, path: &Path) -> Result<(), TableError> {
+    pub(crate) fn check(&self, recorded: &Manifest, path: &str) -> Result<(), TableError> {
         let differences: Vec<Difference> = self.provenance().difference(&recorded.provenance());
         if !differences.is_empty() {
-            return Err(TableError::Identity { path: path.to_string(), differences });
+            return Err(TableError::Identity { path: path.to_owned(), differences });
         }
         match self.dataset_change(recorded) {
-            Some(detail) => Err(TableError::Dataset { path: path.to_string(), detail }),
+            Some(detail) => Err(TableError::Dataset { path: path.to_owned(), detail }),
             None => Ok(()),
         }
     }
@@ -164,26 +163,26 @@ mod tests {
 
     #[test]
     fn the_file_is_read_back_as_written() {
-        let path = Path::from("out/manifest.json");
+        let path = "out/manifest.json";
         let manifest = manifest();
         let json = manifest.to_json();
-        assert_eq!(Manifest::from_json(&path, json.as_bytes()).unwrap(), manifest);
+        assert_eq!(Manifest::from_json(path, json.as_bytes()).unwrap(), manifest);
         assert_eq!(json.lines().filter(|line| line.contains(".tar")).count(), 2, "{json}");
         let empty = Manifest { units: Vec::new(), ..manifest };
-        assert_eq!(Manifest::from_json(&path, empty.to_json().as_bytes()).unwrap(), empty);
+        assert_eq!(Manifest::from_json(path, empty.to_json().as_bytes()).unwrap(), empty);
         let edited = json.replace("\"seed\": 23", "\"seed\": 24");
-        assert!(Manifest::from_json(&path, edited.as_bytes()).unwrap_err().to_string().contains("edited"));
+        assert!(Manifest::from_json(path, edited.as_bytes()).unwrap_err().to_string().contains("edited"));
     }
 
     #[test]
     fn what_changed_is_named() {
-        let path = Path::from("out/manifest.json");
+        let path = "out/manifest.json";
         let ours = manifest();
-        ours.check(&ours, &path).unwrap();
+        ours.check(&ours, path).unwrap();
         let says = |change: &dyn Fn(&mut Manifest)| {
             let mut recorded = ours.clone();
             change(&mut recorded);
-            ours.check(&recorded, &path).unwrap_err().to_string()
+            ours.check(&recorded, path).unwrap_err().to_string()
         };
         let text = says(&|recorded| recorded.units[0].sources[0].size = 11);
         assert!(text.contains("a.tar has 10 bytes, 11 recorded"), "{text}");
@@ -201,14 +200,14 @@ mod tests {
 
     #[test]
     fn etags_count_where_both_sides_have_one() {
-        let path = Path::from("manifest.json");
+        let path = "manifest.json";
         let mut ours = manifest();
         let mut recorded = manifest();
         ours.units[0].sources[0].etag = Some("new".to_owned());
         // The recorded run read a copy on a store without ETags.
-        ours.check(&recorded, &path).unwrap();
+        ours.check(&recorded, path).unwrap();
         recorded.units[0].sources[0].etag = Some("old".to_owned());
-        let text = ours.check(&recorded, &path).unwrap_err().to_string();
+        let text = ours.check(&recorded, path).unwrap_err().to_string();
         assert!(text.contains("ETag new, old recorded"), "{text}");
     }
 }

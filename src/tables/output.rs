@@ -69,7 +69,7 @@ impl OutputDir {
     pub async fn manifest(&self) -> Result<Option<Manifest>, TableError> {
         let path = self.file(MANIFEST);
         match self.get(&path).await? {
-            Some(text) => Manifest::from_json(&path, &text).map(Some),
+            Some(text) => Manifest::from_json(&self.shown(&path), &text).map(Some),
             None => Ok(None),
         }
     }
@@ -81,14 +81,14 @@ impl OutputDir {
         let mut tries = 0;
         loop {
             if let Some(recorded) = self.manifest().await? {
-                manifest.check(&recorded, &path)?;
+                manifest.check(&recorded, &self.shown(&path))?;
                 // Stages of the manifest serve nobody once it is there.
                 return self.sweep_stages_of(&path).await.map(drop);
             }
             if !self.is_empty("latents").await? {
                 let detail = "missing beside a latents folder: these are not known to be of this run; pass --overwrite \
                               to delete them, or choose another output directory";
-                return Err(TableError::format(&path, detail));
+                return Err(TableError::Format { path: self.shown(&path), detail: detail.to_owned() });
             }
             tries += 1;
             match self.create(&path, manifest.to_json()).await {
@@ -230,6 +230,11 @@ impl OutputDir {
 
     fn file(&self, name: &str) -> Path {
         self.root.clone().join(name)
+    }
+
+    /// The path as the user knows it: on the disk, where there is one.
+    fn shown(&self, path: &Path) -> String {
+        self.on_disk(path).map_or_else(|| path.to_string(), |disk| disk.display().to_string())
     }
 
     fn on_disk(&self, path: &Path) -> Option<PathBuf> {

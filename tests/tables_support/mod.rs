@@ -31,7 +31,7 @@ pub fn provenance(codes: u32) -> Provenance {
         },
         seed: 23,
         batch_size: 8,
-        dtype: "f32".to_owned(),
+        dtype: "fp32".to_owned(),
         device: "cpu".to_owned(),
         threads: 2,
     };
