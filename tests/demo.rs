@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 async fn run(out: &Path) -> DemoSummary {
     let options = DemoOptions { out: out.to_owned(), seed: 0, device: DeviceChoice::Cpu };
-    demo(&options, &Display::stderr(), CancellationToken::new()).await.unwrap()
+    demo(&options, &Display::new(), CancellationToken::new()).await.unwrap()
 }
 
 fn options(out: &Path, file: &str) -> GalleryOptions {
@@ -74,7 +74,7 @@ async fn mirrored_rows_find_their_originals(out: &Path) {
     pipeline.image.flip = "both".to_owned();
     pipeline.output.url = out.join("mirrored").display().to_string();
     let settings = EncodeOptions { device: DeviceChoice::Cpu, ..EncodeOptions::default() };
-    encode(&pipeline, &settings, &Display::stderr(), CancellationToken::new()).await.unwrap();
+    encode(&pipeline, &settings, &Display::new(), CancellationToken::new()).await.unwrap();
     let summary = gallery(&options(&out.join("mirrored"), "pairs.png")).await.unwrap();
     assert_eq!((summary.shown, summary.with_original), (6, 6));
     assert!(summary.psnr.unwrap() > 24.0, "{summary:?}");
