@@ -175,3 +175,27 @@ fn a_dry_run_touches_nothing() {
     }
     assert!(!root.path().join("out").exists());
 }
+
+/// Credentials are looked for where the store's users keep them, and their absence is one sentence before any work.
+#[test]
+fn missing_credentials_are_one_sentence() {
+    let root = tempdir().unwrap();
+    let file = pipeline(root.path(), "webdataset", "s3://bucket/{0000..0003}.tar", "");
+    let mut command = imagebart();
+    for name in [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_SKIP_SIGNATURE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+    ] {
+        command.env_remove(name);
+    }
+    // Without keys the store asks the instance's metadata service: a closed port of this machine answers at once.
+    command.env("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9").env("AWS_REGION", "us-east-1");
+    let output = command.arg("encode").arg(file).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("no credentials for s3://bucket") && text.contains("AWS_ACCESS_KEY_ID"), "{text}");
+    assert!(!root.path().join("out/latents").exists());
+}

@@ -52,6 +52,8 @@ pub struct EncodeSummary {
     pub stages: Vec<StageShare>,
     /// One sentence on what the run waited for.
     pub bottleneck: Option<String>,
+    /// The process's largest resident memory, where the system tells it.
+    pub peak_memory: Option<u64>,
     /// The pipeline file as it was understood, overrides included.
     pub pipeline: Pipeline,
 }
@@ -71,6 +73,8 @@ pub struct StageShare {
     pub busy: f64,
     pub starved: f64,
     pub blocked: f64,
+    /// Busy share of the time from the stage's first row to its last: while its input lasted.
+    pub busy_while_fed: f64,
 }
 
 /// Collects what is known before the work, for the summary after it.
@@ -131,6 +135,7 @@ impl Recorder {
             rejects_before: earlier.rejects,
             stages: report.map_or(Vec::new(), stage_shares),
             bottleneck: report.map(Report::bottleneck),
+            peak_memory: peak_memory(),
             pipeline: self.pipeline,
         }
     }
@@ -146,8 +151,16 @@ fn stage_shares(report: &Report<Unit>) -> Vec<StageShare> {
         busy: share(stage.busy, stage),
         starved: share(stage.starved, stage),
         blocked: share(stage.blocked, stage),
+        busy_while_fed: stage.busy_while_fed(),
     });
     shares.collect()
+}
+
+/// `VmHWM` of Linux's `/proc/self/status`, in bytes.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 impl EncodeSummary {

@@ -10,7 +10,7 @@ use crate::tables::{
     FORMAT_VERSION, Identity, Manifest, ManifestUnit, OutputDir, Preprocessing, Provenance, Selection, SourceFile,
     TableError, UnitSummary, read_latents,
 };
-use crate::torch::device::DeviceInUse;
+use crate::torch::device::{DeviceChoice, DeviceInUse};
 use crate::vqgan::{Tokenizer, TokenizerOptions, VqganConfig};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
@@ -54,7 +54,13 @@ impl EncodePlan {
     pub async fn make(pipeline: &Pipeline, options: &EncodeOptions) -> Result<EncodePlan, JobError> {
         let recorded = recorded(&pipeline.output.url, options.overwrite).await?;
         let preprocess = preprocess_of(pipeline)?;
-        let device = options.device.resolve().map_err(|error| JobError::Usage(error.to_string()))?;
+        // A run that began on the CPU goes on there, also where there is a GPU now.
+        let begun_on_cpu = recorded.as_ref().is_some_and(|identity| identity.device == "cpu");
+        let choice = match options.device {
+            DeviceChoice::Auto if begun_on_cpu => DeviceChoice::Cpu,
+            choice => choice,
+        };
+        let device = choice.resolve().map_err(|error| JobError::Usage(error.to_string()))?;
         let dtype = pipeline.tokenizer.dtype.resolve(recorded_dtype(recorded.as_ref()), || device.default_dtype());
         let tokenizer = tokenizer_of(pipeline, &device, dtype)?;
         let side = preprocess.size;
