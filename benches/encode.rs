@@ -40,8 +40,10 @@ fn encode(root: &Path, count: u64) -> serde_json::Value {
     let out = root.join("out");
     let _ = std::fs::remove_dir_all(&out);
     let dataset = format!("{}/{{0000..{:04}}}.tar", root.join("in").display(), count - 1);
+    // Crops large enough that the tokenizer is what the run waits for, as with real weights.
+    let size = "image.size=128";
     let file = pipeline(root, "webdataset", &dataset, &format!("memory_budget = {BUDGET}\n"));
-    let output = imagebart().arg("encode").arg(file).output().expect("the binary starts");
+    let output = imagebart().arg("encode").arg(file).args(["--set", size]).output().expect("the binary starts");
     assert!(output.status.success(), "{}", common::stderr(&output));
     let text = std::fs::read(out.join("run.json")).expect("run.json");
     serde_json::from_slice(&text).expect("run.json is JSON")

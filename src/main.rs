@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    imagebart::torch::steady_heap();
     let cli = Cli::parse();
     // Bars would break up lines that a machine reads.
     let display = match cli.common.log_format {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 unsafe extern "C" {
     fn imagebart_open_library(path: *const c_char, error: *mut c_char, capacity: usize) -> c_int;
+    fn imagebart_steady_heap();
     fn imagebart_library_path(name: *const c_char, path: *mut c_char, capacity: usize) -> c_int;
     fn imagebart_cuda_driver(count: *mut c_int, version: *mut c_int, error: *mut c_char, capacity: usize) -> c_int;
     fn imagebart_cuda_device(
@@ -79,6 +80,15 @@ pub fn open_library(path: &Path) -> Result<(), String> {
     // Opening a library runs its initialisers: callers pass libraries of the libtorch this process already runs.
     let status = unsafe { imagebart_open_library(name.as_ptr(), error.pointer(), capacity) };
     if status == 0 { Ok(()) } else { Err(error.read()) }
+}
+
+/// Settles how glibc's allocator keeps memory: call it first thing in `main`, before there are threads.
+///
+/// Left alone, glibc gives every thread an arena and never gives back what fragments in them: the peak memory of a run then
+/// grows with its length (1.2 to 1.5 times over ten times the shards), without one byte more in use.
+pub fn steady_heap() {
+    // SAFETY: sets three numbers of the allocator, which may be done at any time.
+    unsafe { imagebart_steady_heap() }
 }
 
 /// The path of a shared library of this process, by its name (`libtorch_cpu.so`); `None` when it is not loaded.
