@@ -52,7 +52,7 @@ impl JobError {
 }
 
 /// An error's text followed by those of its causes that say something new.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

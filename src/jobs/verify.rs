@@ -4,6 +4,7 @@
 //! row's place, tokens and checksum; latents against rejects of the same unit; units without a file, and files without a
 //! unit. Nothing is changed.
 
+use super::with_causes;
 use crate::tables::{
     FileInfo, Manifest, OutputDir, Provenance, RowCheck, TableError, check_seal, read_latents, read_rejects,
     unit_of_path,
@@ -102,7 +103,7 @@ pub async fn verify(dir: &OutputDir) -> Result<VerifyReport, TableError> {
             None
         }
         Err(error) => {
-            report.add(&manifest_path, describe(&error));
+            report.add(&manifest_path, with_causes(&error));
             None
         }
     };
@@ -209,7 +210,7 @@ impl UnitCheck {
 
     /// Notes an error that ended the reading of `file`; its text names the file itself.
     fn fail(&mut self, file: &Path, error: &TableError) {
-        let text = describe(error);
+        let text = with_causes(error);
         self.add(file, text.strip_prefix(&format!("{file}: ")).unwrap_or(&text));
     }
 }
@@ -305,18 +306,4 @@ fn check_name(path: &Path, unit: &str, info: &FileInfo, check: &mut UnitCheck) {
     if info.unit != unit {
         check.add(path, format!("is the file of the unit {}, not of {unit}: it was moved or renamed", info.unit));
     }
-}
-
-/// An error's text with its causes.
-fn describe(error: &TableError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

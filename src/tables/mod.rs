@@ -34,6 +34,7 @@ mod seal;
 mod unit;
 mod writer;
 
+pub use crate::imaging::CropRect;
 pub use check::RowCheck;
 pub use error::TableError;
 pub use identity::{Difference, FORMAT_VERSION, Identity, Preprocessing, Selection};
@@ -49,17 +50,6 @@ pub use rows::RowChecksum;
 pub use schema::{Column, TableSchema};
 pub use seal::check_seal;
 pub use unit::{UnitSummary, UnitWriter};
-
-/// The square of the original image that was resized and encoded, in pixels of the original.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CropRect {
-    /// Left edge.
-    pub x: u32,
-    /// Top edge.
-    pub y: u32,
-    /// Side.
-    pub size: u32,
-}
 
 /// One row of the `latents` table: the token grid of one crop of one image.
 #[derive(Clone, Debug, PartialEq, Eq)]

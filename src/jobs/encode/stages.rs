@@ -5,7 +5,7 @@ use crate::flow::{BoxError, Emitter, Sink};
 use crate::imaging::{Crop, Preprocess};
 use crate::random::RowKey;
 use crate::reject::{Reason, Reject};
-use crate::tables::{CropRect, LatentRow, OutputDir, Provenance, TableError, UnitSummary, UnitWriter};
+use crate::tables::{LatentRow, OutputDir, Provenance, TableError, UnitSummary, UnitWriter};
 use crate::vqgan::Tokenizer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -137,7 +137,7 @@ fn latent(item: Prepared, tokens: Vec<u16>) -> LatentRow {
         caption: sample.caption.clone(),
         width: crop.original.0,
         height: crop.original.1,
-        crop: CropRect { x: crop.rect.x, y: crop.rect.y, size: crop.rect.size },
+        crop: crop.rect,
         flipped: crop.flipped,
         tokens,
     }
