@@ -4,10 +4,11 @@
 //! `libtorch_cpu.so` in use, NVIDIA's driver (`libcuda.so.1`) with at least one device, and that libtorch accepts both.
 //!
 //! ```
+//! use imagebart::config::DType;
 //! use imagebart::torch::device::{DeviceChoice, kind};
 //! let found = "cpu".parse::<DeviceChoice>()?.resolve()?;
 //! println!("{}", found.line);
-//! let zeros = tch::Tensor::f_zeros([2, 3], (kind(found.default_dtype()), found.device))?;
+//! let zeros = tch::Tensor::f_zeros([2, 3], (kind(DType::Fp32), found.device))?;
 //! assert_eq!((zeros.size(), found.class.as_str()), (vec![2, 3], "cpu"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -140,17 +141,11 @@ pub struct DeviceInUse {
     pub class: String,
     /// One line for the user: the device and why it is used.
     pub line: String,
-    capability: Option<(u32, u32)>,
 }
 
 impl DeviceInUse {
     fn cpu(why: &str) -> DeviceInUse {
-        DeviceInUse { device: Device::Cpu, class: "cpu".to_owned(), line: format!("cpu: {why}"), capability: None }
-    }
-
-    /// The arithmetic of `dtype = "auto"`: bf16 on CUDA devices that have it (sm_80 and newer), fp32 elsewhere.
-    pub fn default_dtype(&self) -> DType {
-        if self.capability.is_some_and(|(major, _)| major >= 8) { DType::Bf16 } else { DType::Fp32 }
+        DeviceInUse { device: Device::Cpu, class: "cpu".to_owned(), line: format!("cpu: {why}") }
     }
 }
 
@@ -188,7 +183,6 @@ fn open_cuda(number: usize) -> Result<DeviceInUse, NoCuda> {
         device: Device::Cuda(number),
         class: format!("cuda-sm_{major}{minor}"),
         line: format!("cuda:{number} ({}, sm_{major}{minor})", found.name),
-        capability: Some(found.capability),
     })
 }
 
@@ -245,7 +239,6 @@ mod tests {
     fn the_cpu_is_always_there() {
         let found = DeviceChoice::Cpu.resolve().unwrap();
         assert_eq!((found.device, found.class.as_str(), found.line.as_str()), (Device::Cpu, "cpu", "cpu: as asked"));
-        assert_eq!(found.default_dtype(), DType::Fp32);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // The one piece of C++ of imagebart: what neither tch nor std can do. A C ABI, no exceptions, no state, no libtorch or CUDA
 // headers; `src/torch/shim.rs` is its only caller.
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <link.h>
 #include <stdlib.h>
@@ -73,6 +74,18 @@ int imagebart_open_library(const char *path, char *error, size_t capacity) {
   if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nullptr) return 0;
   copy(dlerror(), error, capacity);
   return 1;
+}
+
+// float32 on CUDA is float32: libraries of CUDA otherwise shorten its mantissa to ten bits (TF32) in convolutions. What the
+// user has set stays. 0; 1 when there are other threads, which may be reading the environment: then nothing is done.
+int imagebart_exact_fp32() {
+  int entries = 0;
+  DIR *tasks = opendir("/proc/self/task");
+  if (tasks == nullptr) return 1;
+  while (readdir(tasks) != nullptr) ++entries;
+  closedir(tasks);
+  if (entries != 3) return 1;  // this thread, and the two dots
+  return setenv("NVIDIA_TF32_OVERRIDE", "0", 0) == 0 ? 0 : 1;
 }
 
 // Keeps glibc's heap from growing with the length of a run: one arena, so that what one thread frees another can use, and

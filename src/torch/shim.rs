@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 unsafe extern "C" {
     fn imagebart_open_library(path: *const c_char, error: *mut c_char, capacity: usize) -> c_int;
+    fn imagebart_exact_fp32() -> c_int;
     fn imagebart_steady_heap();
     fn imagebart_library_path(name: *const c_char, path: *mut c_char, capacity: usize) -> c_int;
     fn imagebart_cuda_driver(count: *mut c_int, version: *mut c_int, error: *mut c_char, capacity: usize) -> c_int;
@@ -82,6 +83,13 @@ pub fn open_library(path: &Path) -> Result<(), String> {
     if status == 0 { Ok(()) } else { Err(error.read()) }
 }
 
+/// Makes float32 on CUDA float32 rather than TF32, unless `NVIDIA_TF32_OVERRIDE` is set: tokens near a tie would differ from
+/// the CPU's. Call it first thing in `main`: once there are other threads it does nothing, and returns false.
+pub fn exact_fp32() -> bool {
+    // SAFETY: sets a variable of the environment, and only while no other thread exists that could be reading it.
+    unsafe { imagebart_exact_fp32() == 0 }
+}
+
 /// Settles how glibc's allocator keeps memory: call it first thing in `main`, before there are threads.
 ///
 /// Left alone, glibc gives every thread an arena and never gives back what fragments in them: the peak memory of a run then
@@ -145,6 +153,17 @@ mod tests {
         let error = open_library(Path::new("/nowhere/libnothing.so")).unwrap_err();
         assert!(error.contains("/nowhere/libnothing.so"), "{error}");
         assert!(open_library(Path::new("a\0b")).is_err());
+    }
+
+    #[test]
+    fn the_environment_is_left_alone_once_there_are_threads() {
+        // Tests run on a thread of their own, beside the main one.
+        std::thread::scope(|scope| {
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || released.recv());
+            assert!(!exact_fp32());
+            drop(release);
+        });
     }
 
     #[test]

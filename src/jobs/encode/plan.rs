@@ -61,7 +61,7 @@ impl EncodePlan {
             choice => choice,
         };
         let device = choice.resolve().map_err(|error| JobError::Usage(error.to_string()))?;
-        let dtype = pipeline.tokenizer.dtype.resolve(recorded_dtype(recorded.as_ref()), || device.default_dtype());
+        let dtype = pipeline.tokenizer.dtype.resolve(recorded_dtype(recorded.as_ref()), || DType::Fp32);
         let tokenizer = tokenizer_of(pipeline, &device, dtype)?;
         let side = preprocess.size;
         let grid =
