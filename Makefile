@@ -13,9 +13,6 @@ export LIBTORCH
 SETUP :=
 endif
 
-# Documentation tests are linked without the build script's flags, so they get libtorch's place here.
-DOCTEST_FLAGS := -Clink-arg=-Wl,-rpath,$(LIBTORCH)/lib
-
 .PHONY: setup build demo test parity lint bench clean
 
 setup: $(SETUP)
@@ -35,7 +32,7 @@ demo: build
 	target/release/imagebart demo --out out/demo
 
 test: $(SETUP)
-	RUSTDOCFLAGS="$(DOCTEST_FLAGS)" cargo test --release --locked
+	cargo test --release --locked
 
 parity: $(SETUP)
 	cargo test --release --locked --test parity -- --nocapture

@@ -199,3 +199,27 @@ fn missing_credentials_are_one_sentence() {
     assert!(text.contains("no credentials for s3://bucket") && text.contains("AWS_ACCESS_KEY_ID"), "{text}");
     assert!(!root.path().join("out/latents").exists());
 }
+
+/// A list selects by name, and counts for the identity by what is in it: wherever it lies, and whatever it is called.
+#[test]
+fn a_list_selects_and_belongs_to_the_identity() {
+    let root = tempdir().unwrap();
+    folder(&root.path().join("in"), 12);
+    let list = root.path().join("keep.txt");
+    fs::write(&list, "cats/00002.png\n00005.png\n\n00006.png\n").unwrap();
+    let dataset = root.path().join("in").display().to_string();
+    let file = pipeline(root.path(), "folder", &dataset, "");
+    let file = file.to_str().unwrap();
+    let set = |list: &std::path::Path| format!("dataset.list=file://{}", list.display());
+    let output = succeed(["encode", file, "--set", &set(&list)]);
+    assert!(stderr(&output).contains("3 rows of 3 images"), "{}", stderr(&output));
+
+    let renamed = root.path().join("renamed.txt");
+    fs::rename(&list, &renamed).unwrap();
+    let output = succeed(["encode", file, "--set", &set(&renamed)]);
+    assert!(stderr(&output).contains("nothing to do"), "{}", stderr(&output));
+    fs::write(&renamed, "00002.png\n").unwrap();
+    let output = run(["encode", file, "--set", &set(&renamed)]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("dataset.settings.list"), "{}", stderr(&output));
+}

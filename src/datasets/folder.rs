@@ -216,8 +216,11 @@ impl Ahead<'_> {
     }
 }
 
-/// The lines of a list file: names, one per line; blank lines and a byte order mark are passed over.
-async fn read_list(list: &str) -> Result<String, DatasetError> {
+/// The text of a list file at a URL or local path: names, one per line, without a byte order mark.
+///
+/// # Errors
+/// [`DatasetError::Config`] when it is not there, not text, or too large for a list.
+pub async fn read_list(list: &str) -> Result<String, DatasetError> {
     let wanted = Wanted { what: "list file", extensions: &[] };
     let location = Location::open(list).await?;
     let listing = Listing::find(&location, &wanted).await?;

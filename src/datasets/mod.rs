@@ -16,7 +16,7 @@ mod task;
 mod webdataset;
 
 pub use brace::{BraceError, expand, split_list};
-pub use folder::Folder;
+pub use folder::{Folder, read_list};
 pub use listing::{Files, Listing, Wanted};
 pub use open::{Captions, DatasetOptions, Format, Labels, open};
 pub use range_reader::{Object, RangeReader, ReadAhead};

@@ -85,7 +85,7 @@ impl EncodePlan {
             format_version: FORMAT_VERSION,
             tokenizer: tokenizer.fingerprint().to_owned(),
             preprocessing: preprocessing(pipeline),
-            dataset: selection(pipeline)?,
+            dataset: selection(pipeline).await?,
             seed: pipeline.run.seed,
             batch_size: settings.batch_size,
             dtype: dtype_name(dtype).to_owned(),
@@ -304,7 +304,7 @@ fn preprocessing(pipeline: &Pipeline) -> Preprocessing {
 }
 
 /// What chooses and names samples. The dataset's URL is not part of it: the same dataset may lie on many stores.
-fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
+async fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
     let section = &pipeline.dataset;
     let mut settings = BTreeMap::from([
         ("labels".to_owned(), section.labels.clone()),
@@ -317,15 +317,12 @@ fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
         settings.insert("unit_rows".to_owned(), section.unit_rows.to_string());
     }
     if let Some(list) = &section.list {
-        settings.insert("list".to_owned(), list_digest(list)?);
+        // A list counts by what is in it, not by its name.
+        let text = datasets::read_list(list).await.map_err(usage)?;
+        let digest = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        settings.insert("list".to_owned(), digest);
     }
     Ok(Selection { format: section.format.clone(), settings })
-}
-
-/// A list file counts by what is in it, not by its name.
-fn list_digest(list: &str) -> Result<String, JobError> {
-    let bytes = std::fs::read(list).map_err(|error| JobError::Usage(format!("dataset.list {list}: {error}")))?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn dtype_name(dtype: DType) -> &'static str {
