@@ -3,6 +3,8 @@
 //! They are installed from PyPI, pinned in `tests/python/requirements.txt`, into a virtual environment below `target/`
 //! that later runs use again. Without Python or network the test is skipped, and says so.
 
+mod skip;
+
 mod tables_support;
 
 use imagebart::reject::Reject;
@@ -21,7 +23,7 @@ async fn every_reader_sees_the_same_rows() -> Result<(), Box<dyn std::error::Err
     let python = match environment(root) {
         Ok(python) => python,
         Err(why) => {
-            eprintln!("skipped: interop: {why}");
+            skip::skipped(format_args!("interop: {why}"));
             return Ok(());
         }
     };

@@ -1,5 +1,7 @@
 //! What the built binary asks of the machine: two of libtorch's libraries, found by RUNPATH, and no CUDA.
 
+mod skip;
+
 use imagebart::torch::device::DeviceChoice;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,7 +29,7 @@ fn only_the_cpu_libraries_of_libtorch_are_needed() {
     let allowed = ["libtorch_cpu.so", "libc10.so", "libgomp.so.1"];
     for binary in binaries() {
         let Some(needed) = dynamic(&binary, "NEEDED") else {
-            eprintln!("skipped: only_the_cpu_libraries_of_libtorch_are_needed: there is no readelf");
+            skip::skipped(format_args!("only_the_cpu_libraries_of_libtorch_are_needed: there is no readelf"));
             return;
         };
         let others = needed.iter().filter(|name| !system.iter().any(|system| name.starts_with(system)));
@@ -42,7 +44,9 @@ fn only_the_cpu_libraries_of_libtorch_are_needed() {
 fn libtorch_is_found_by_runpath_which_ld_library_path_can_override() {
     for binary in binaries() {
         let Some(runpath) = dynamic(&binary, "RUNPATH") else {
-            eprintln!("skipped: libtorch_is_found_by_runpath_which_ld_library_path_can_override: there is no readelf");
+            skip::skipped(format_args!(
+                "libtorch_is_found_by_runpath_which_ld_library_path_can_override: there is no readelf"
+            ));
             return;
         };
         assert_eq!(dynamic(&binary, "RPATH"), Some(vec![]), "RPATH would win over LD_LIBRARY_PATH");

@@ -1,5 +1,7 @@
 //! The unpickler from outside: what Python writes, what attackers write, and what nobody would write.
 
+mod skip;
+
 mod pytorch;
 
 use imagebart::torch::checkpoint::pickle::{self, Id, Node, Problem, Tree};
@@ -68,7 +70,7 @@ fn python_s_own_pickles_of_all_protocols() {
     for protocol in 0..=5 {
         let run = Command::new("python3").args(["-c", PYTHON, &protocol.to_string()]).output();
         let Ok(run) = run else {
-            eprintln!("skipped: python_s_own_pickles_of_all_protocols: there is no python3");
+            skip::skipped(format_args!("python_s_own_pickles_of_all_protocols: there is no python3"));
             return;
         };
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));

@@ -1,5 +1,7 @@
 //! Real crops through the reference tokenizer give the reference token grids.
 
+mod skip;
+
 use imagebart::imaging::{Limits, decode};
 use imagebart::random::RowKey;
 use imagebart::torch::weights::WeightsFile;
@@ -9,7 +11,7 @@ use std::path::PathBuf;
 fn folder(test: &str, variable: &str) -> Option<PathBuf> {
     let folder = std::env::var_os(variable).map(PathBuf::from);
     if folder.is_none() {
-        eprintln!("skipped: {test}: {variable} is not set");
+        skip::skipped(format_args!("{test}: {variable} is not set"));
     }
     folder
 }

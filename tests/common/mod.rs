@@ -1,6 +1,9 @@
 //! What the tests of the binary share: small datasets, a small tokenizer, and running `imagebart`.
 #![allow(dead_code)]
 
+#[path = "../skip/mod.rs"]
+mod skip;
+
 use imagebart::random::{Purpose, RowKey};
 use imagebart::torch::weights::{self, Weights};
 use imagebart::vqgan::VqganConfig;
@@ -150,7 +153,7 @@ pub fn tables(root: &Path) -> BTreeMap<String, Vec<u8>> {
 pub fn corpus(variable: &str, test: &str) -> Option<PathBuf> {
     let found = std::env::var_os(variable).map(PathBuf::from);
     if found.is_none() {
-        eprintln!("skipped: {test}: {variable} is not set");
+        skip::skipped(format_args!("{test}: {variable} is not set"));
     }
     found
 }

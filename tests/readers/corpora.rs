@@ -9,7 +9,7 @@ use std::path::PathBuf;
 fn corpora(test: &str) -> Option<PathBuf> {
     let directory = std::env::var_os("IMAGEBART_DATA_DIR").map(PathBuf::from);
     if directory.is_none() {
-        eprintln!("skipped: {test}: IMAGEBART_DATA_DIR is not set");
+        crate::skip::skipped(format_args!("{test}: IMAGEBART_DATA_DIR is not set"));
     }
     directory
 }

@@ -8,6 +8,8 @@ mod corpora;
 mod example;
 mod formats;
 mod messages;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod stores;
 
 use conformance::conformance;
