@@ -182,7 +182,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
-        /// Whatever the shape, its tensors tell it; and one tensor that is missing changes nothing.
+        /// Whatever the shape, its tensors tell it; and one tensor that is missing changes nothing, unless it alone knew.
         #[test]
         fn tensors_tell_the_shape(
             ch in 1i64..5, ch_mult in prop::collection::vec(1i64..5, 1..6), num_res_blocks in 1i64..4, attention in 0u8..32,
@@ -204,8 +204,14 @@ mod tests {
             let index = removed.index(tensors.len());
             let single = ["quantize.used", "encoder.conv_in.weight"];
             if !single.contains(&tensors[index].0.as_str()) {
-                tensors.remove(index);
-                prop_assert_eq!(&infer_from(&tensors, 256).unwrap(), &expected);
+                let (name, _) = tensors.remove(index);
+                let inferred = infer_from(&tensors, 256);
+                if name == "quantize.embedding.weight" {
+                    // Nothing else of a nearest-entry quantizer has the number of entries.
+                    prop_assert!(matches!(inferred, Err(InferError::Missing { what: "n_embed", .. })), "{inferred:?}");
+                } else {
+                    prop_assert_eq!(&inferred.unwrap(), &expected);
+                }
             }
         }
     }
