@@ -15,6 +15,7 @@
 
 pub mod config;
 pub mod datasets;
+mod digest;
 pub mod flow;
 pub mod imaging;
 pub mod jobs;

@@ -6,6 +6,7 @@ use super::range_reader::{Object, ReadAhead};
 use super::store::Location;
 use super::task::Task;
 use super::{DatasetError, Output, Reader, Sample, Source, Unit};
+use crate::digest::hex;
 use crate::reject::Reason;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -169,7 +170,7 @@ fn block_source(name: &str, block: &[Source]) -> Source {
         hash.update(file.path.as_bytes());
         hash.update(file.size.to_le_bytes());
     }
-    let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&hash.finalize());
     let size = block.iter().map(|file| file.size).fold(0, u64::saturating_add);
     Source { path: name.to_owned(), size, etag: Some(format!("files-sha256:{digest}")) }
 }

@@ -10,6 +10,7 @@ pub mod verify;
 pub use places::open_output;
 
 use crate::config::ConfigError;
+use crate::tables::TableError;
 
 /// How a job can end other than well. The text is one sentence for the user.
 #[derive(Debug, thiserror::Error)]
@@ -63,4 +64,15 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What the directory lacks, mixes or refuses is the user's to resolve; a failing store is not.
+pub(crate) fn refusal(error: TableError) -> JobError {
+    match error {
+        TableError::Identity { .. }
+        | TableError::Dataset { .. }
+        | TableError::Format { .. }
+        | TableError::Mixed { .. } => JobError::Usage(error.to_string()),
+        error => JobError::failed(error),
+    }
 }

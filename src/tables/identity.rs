@@ -1,5 +1,6 @@
 //! What may change the bytes of an output: a closed list, hashed into the run's identity.
 
+use crate::digest::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -132,11 +133,6 @@ fn flatten(name: &str, value: &Value, out: &mut BTreeMap<String, String>) {
             out.insert(name.to_owned(), leaf.to_string());
         }
     }
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

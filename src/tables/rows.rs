@@ -1,7 +1,7 @@
 //! Rows of latents on their way to Arrow, column by column.
 
-use super::identity::hex;
 use super::{CropRect, LatentRow};
+use crate::digest::hex;
 use arrow::array::{
     ArrayRef, BooleanArray, FixedSizeListArray, Int32Array, StringArray, StringDictionaryBuilder, StructArray,
     UInt16Array, UInt32Array, UInt64Array,

@@ -4,7 +4,7 @@
 //! flipped bit anywhere, in pages, statistics or footer, is found, while the file stays plain Parquet for every reader.
 
 use super::TableError;
-use super::identity::hex;
+use crate::digest::hex;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};

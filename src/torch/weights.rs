@@ -5,6 +5,7 @@
 //! one tensor's bytes, never the file.
 
 pub use super::spec::{Differences, Init, TensorSpec};
+use crate::digest::hex;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
@@ -353,8 +354,4 @@ fn dtype_of(name: &str, tensor: &Tensor) -> Result<Dtype, WeightsError> {
 
 fn is_integer(dtype: Dtype) -> bool {
     !matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,8 +3,9 @@
 use super::EncodeOptions;
 use crate::config::{ByteSize, DType, Pipeline};
 use crate::datasets::{self, DatasetOptions, Reader, Unit};
+use crate::digest::hex;
 use crate::imaging::{CropMode, Flip, Limits, Preprocess, Resize};
-use crate::jobs::{JobError, places};
+use crate::jobs::{JobError, places, refusal};
 use crate::launch::Rank;
 use crate::tables::{
     FORMAT_VERSION, Identity, Manifest, ManifestUnit, OutputDir, Preprocessing, Provenance, Selection, SourceFile,
@@ -217,16 +218,6 @@ fn usage(error: impl std::error::Error) -> JobError {
     JobError::Usage(error.to_string())
 }
 
-/// A refusal is the user's to resolve, a failing store is not.
-fn refusal(error: TableError) -> JobError {
-    match error {
-        TableError::Identity { .. } | TableError::Dataset { .. } | TableError::Format { .. } => {
-            JobError::Usage(error.to_string())
-        }
-        error => JobError::failed(error),
-    }
-}
-
 /// The reader of the pipeline's dataset.
 pub async fn reader_of(pipeline: &Pipeline) -> Result<Arc<dyn Reader>, JobError> {
     let section = &pipeline.dataset;
@@ -319,8 +310,7 @@ async fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
     if let Some(list) = &section.list {
         // A list counts by what is in it, not by its name.
         let text = datasets::read_list(list).await.map_err(usage)?;
-        let digest = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-        settings.insert("list".to_owned(), digest);
+        settings.insert("list".to_owned(), hex(&Sha256::digest(text.as_bytes())));
     }
     Ok(Selection { format: section.format.clone(), settings })
 }

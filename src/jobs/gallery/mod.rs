@@ -10,12 +10,11 @@ pub mod page;
 mod rows;
 pub mod sheet;
 
-use super::JobError;
 use super::encode::tokenizer_of;
-use super::open_output;
+use super::{JobError, open_output, refusal};
 use crate::config::{DType, Pipeline};
 use crate::imaging::{ImageError, Rgb, encode_png};
-use crate::tables::{LatentsReader, Provenance, TableError};
+use crate::tables::{LatentsReader, Provenance};
 use crate::torch::device::DeviceChoice;
 use crate::vqgan::{Tokenizer, TokenizerError};
 use originals::Originals;
@@ -237,12 +236,4 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), JobError> {
         .map_or(Ok(()), std::fs::create_dir_all)
         .and_then(|()| std::fs::write(path, bytes))
         .map_err(|error| JobError::Failed(format!("cannot write {}: {error}", path.display())))
-}
-
-/// What the directory lacks or mixes is the user's to resolve; a failing store is not.
-fn refusal(error: TableError) -> JobError {
-    match error {
-        TableError::Format { .. } | TableError::Mixed { .. } => JobError::Usage(error.to_string()),
-        error => JobError::failed(error),
-    }
 }

@@ -1,0 +1,6 @@
+//! Digests as text: in file metadata, manifests and fingerprints.
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
