@@ -1,0 +1,30 @@
+//! What training a chain needs: optimizer and its parameter groups, learning-rate schedule, moving averages.
+
+mod adamw;
+mod ema;
+mod groups;
+mod learning_rate;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use ema::{Ema, shadow_name};
+pub use groups::{ParameterGroup, WEIGHT_DECAY, parameter_groups};
+pub use learning_rate::LearningRate;
+
+use tch::TchError;
+
+/// Why an optimizer or moving averages cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainingError {
+    #[error("there is no parameter {0}, which the list of the network's tensors names")]
+    NoParameter(String),
+    #[error("the moving averages have no entry {entry}, which parameter {parameter} needs")]
+    NoShadow { entry: String, parameter: String },
+    #[error("the moving average {entry} has shape {found:?}, its parameter {parameter} has {expected:?}")]
+    ShadowShape { entry: String, parameter: String, found: Vec<i64>, expected: Vec<i64> },
+    #[error("parameters {first} and {second} would share the moving average {entry}: rename one of them")]
+    Collision { first: String, second: String, entry: String },
+    #[error("the decay of the moving averages must be between 0 and 1, not {0}")]
+    Decay(f64),
+    #[error(transparent)]
+    Torch(#[from] TchError),
+}
