@@ -1,0 +1,216 @@
+//! One way down the scales: what sampling and editing have in common.
+//!
+//! Every random number is made before the first token and uploaded with the batch; tokens, and whether the logits were sound,
+//! stay on the device until the last one. So nothing in between waits for the device.
+
+use super::config::ChainConfig;
+use super::error::SampleError;
+use super::loaded::Chain;
+use super::rows::{Row, ScaleBatch};
+use super::settings::ScaleSettings;
+use crate::diffusion::{StepDraws, redraw};
+use crate::random::Purpose;
+use crate::transformer::{NetworkConfig, TransformerError};
+use std::collections::{BTreeMap, BTreeSet};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Whose behaviour is followed where this crate does better than the released code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compat {
+    /// This crate's own: all scales obey the temperature, edits give the networks what they were trained on.
+    #[default]
+    None,
+    /// The released code's: encoder-decoder scales ignore the temperature, edits clamp clean tokens at all scales.
+    Authors,
+}
+
+/// One pass of one scale, as it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// t of the network that predicted x_{t-1} from x_t.
+    pub scale: u32,
+    /// 0, or the number of the repeat.
+    pub pass: u32,
+    /// What the network read, row by row.
+    pub x_t: Vec<Vec<u16>>,
+    /// What was drawn, row by row: x_{t-1}.
+    pub tokens: Vec<Vec<u16>>,
+}
+
+/// One pass of one scale, as it is to go.
+#[derive(Debug)]
+pub(super) struct Visit {
+    pub scale: u32,
+    pub pass: u16,
+    /// What is done to the tokens before the network reads them: redrawn with this probability.
+    pub noise: Option<(f64, StepDraws)>,
+    /// Tokens that are not drawn: where (bool), and which (int64), both `[batch, tokens]`.
+    pub known: Option<(Tensor, Tensor)>,
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    pub rows: &'a [&'a Row],
+    /// x of the first visit's scale: int64 `[batch, tokens]`, on the device.
+    pub start: Tensor,
+    pub visits: Vec<Visit>,
+    pub compat: Compat,
+}
+
+impl Chain {
+    /// Checks rows against the chain.
+    pub(super) fn check_rows(&self, rows: &[&Row]) -> Result<(), SampleError> {
+        rows.iter().enumerate().try_for_each(|(row, given)| given.check(row, self.config()))
+    }
+
+    /// Grids given by the caller, checked and on the device: int64 `[batch, tokens]`.
+    pub(super) fn grids(&self, what: &'static str, grids: &[&[u16]]) -> Result<Tensor, SampleError> {
+        let (expected, codes) = (self.config().tokens(), self.config().codebook_size);
+        for (row, grid) in grids.iter().enumerate() {
+            if grid.len() != expected {
+                return Err(SampleError::Grid { row, what, found: grid.len(), expected });
+            }
+            if let Some(&token) = grid.iter().find(|&&token| u32::from(token) >= codes) {
+                return Err(SampleError::Token { row, token, codes });
+            }
+        }
+        let ids: Vec<i64> = grids.iter().flat_map(|grid| grid.iter().map(|&token| i64::from(token))).collect();
+        let tensor = Tensor::f_from_slice(&ids)?.f_view([grids.len() as i64, expected as i64])?;
+        Ok(tensor.f_to_device(self.placement().device)?)
+    }
+
+    /// Pure noise, each row's own: int64 `[batch, tokens]`, on the device.
+    pub(super) fn noise(&self, rows: &[&Row]) -> Result<Tensor, TchError> {
+        let (tokens, codes) = (self.config().tokens(), self.config().codebook_size);
+        let below = |row: &Row, position| i64::from(row.key.at(0, 0).below(Purpose::Start, position, codes));
+        let ids: Vec<i64> =
+            rows.iter().flat_map(|row| (0..tokens as u32).map(|position| below(row, position))).collect();
+        Tensor::f_from_slice(&ids)?.f_view([rows.len() as i64, tokens as i64])?.f_to_device(self.placement().device)
+    }
+
+    /// Goes all the way; each pass is told when `trace` asks for it, else only the last one.
+    pub(super) fn walk(&self, walk: &Walk, trace: bool) -> Result<Vec<Step>, SampleError> {
+        let _guard = tch::no_grad_guard();
+        let batches = self.batches(walk)?;
+        let uniforms = uniforms(walk, self.config(), self.placement().device)?;
+        let mut grids = Vec::new();
+        let mut sound = Vec::with_capacity(walk.visits.len());
+        let mut tokens = walk.start.shallow_clone();
+        for (index, visit) in walk.visits.iter().enumerate() {
+            let x_t = match &visit.noise {
+                Some((beta, draws)) => redraw(&tokens, *beta, &draws.uniforms, &draws.noise)?,
+                None => tokens,
+            };
+            let batch = batches.get(&visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
+            let drawn = self.pass(visit, batch, &x_t, &uniforms.f_select(0, index as i64)?)?;
+            sound.push(drawn.1);
+            tokens = drawn.0;
+            if trace || index + 1 == walk.visits.len() {
+                grids.push((visit.scale, visit.pass, x_t, tokens.shallow_clone()));
+            }
+        }
+        fetch(grids, &sound, walk)
+    }
+
+    pub(super) fn no_scale(&self, scale: u32) -> SampleError {
+        SampleError::Scale { scale, scales: self.config().scales() }
+    }
+
+    /// The rows at each scale that is visited.
+    fn batches(&self, walk: &Walk) -> Result<BTreeMap<u32, ScaleBatch>, SampleError> {
+        let scales: BTreeSet<u32> = walk.visits.iter().map(|visit| visit.scale).collect();
+        let batch = |scale| Ok((scale, self.scale_batch(walk.rows, scale, walk.compat)?));
+        scales.into_iter().map(batch).collect()
+    }
+
+    /// The rows at one scale.
+    pub(super) fn scale_batch(&self, rows: &[&Row], scale: u32, compat: Compat) -> Result<ScaleBatch, SampleError> {
+        let network = self.network(scale).ok_or_else(|| self.no_scale(scale))?;
+        let encoder_decoder = matches!(network.config(), NetworkConfig::EncoderDecoder(_));
+        let fixed = compat == Compat::Authors && encoder_decoder;
+        let settings = rows.iter().map(|row| {
+            let settings = row.settings.get(scale as usize - 1).copied().unwrap_or_default();
+            if fixed { ScaleSettings { temperature: 1.0, ..settings } } else { settings }
+        });
+        let settings: Vec<ScaleSettings> = settings.collect();
+        Ok(ScaleBatch::new(rows, &settings, scale, self.config(), self.placement().device)?)
+    }
+
+    /// x_{t-1} `[batch, tokens]` drawn from x_t, and a number for each row that is finite if all its logits were sound.
+    /// `uniforms` is `[tokens, batch]`.
+    fn pass(
+        &self,
+        visit: &Visit,
+        batch: &ScaleBatch,
+        x_t: &Tensor,
+        uniforms: &Tensor,
+    ) -> Result<(Tensor, Tensor), SampleError> {
+        let failed = |source: TransformerError| SampleError::Network { scale: visit.scale, source: Box::new(source) };
+        let network = self.network(visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
+        let wide = batch.widen(x_t)?;
+        let mut decoding = network.begin(&batch.source(&wide)).map_err(failed)?;
+        let mut tokens: Vec<Tensor> = Vec::with_capacity(self.config().tokens());
+        let mut sound: Option<Tensor> = None;
+        for position in 0..self.config().tokens() as i64 {
+            let previous = tokens.last().map(|token| batch.widen(token)).transpose()?;
+            let logits = batch.guide(decoding.next(previous.as_ref()).map_err(failed)?)?;
+            let drawn = batch.draw.tokens(&logits, &uniforms.f_select(0, position)?)?;
+            tokens.push(match &visit.known {
+                Some((known, given)) => {
+                    given.f_select(1, position)?.f_where_self(&known.f_select(1, position)?, &drawn.tokens)?
+                }
+                None => drawn.tokens,
+            });
+            sound = Some(match sound {
+                Some(sum) => sum.f_add(&drawn.sound)?,
+                None => drawn.sound,
+            });
+        }
+        let sound = sound.ok_or_else(|| TchError::Shape("a grid of no tokens".to_owned()))?;
+        Ok((Tensor::f_stack(&tokens, 1)?, sound))
+    }
+}
+
+/// The uniform number of each token of each visit: float64 `[visits, tokens, batch]`, uploaded once.
+fn uniforms(walk: &Walk, config: &ChainConfig, device: Device) -> Result<Tensor, TchError> {
+    let tokens = config.tokens() as u32;
+    let mut values = Vec::with_capacity(walk.visits.len() * walk.rows.len() * tokens as usize);
+    for visit in &walk.visits {
+        let scale = u16::try_from(visit.scale).unwrap_or(u16::MAX);
+        let rows: Vec<_> = walk.rows.iter().map(|row| row.key.at(scale, visit.pass)).collect();
+        for position in 0..tokens {
+            values.extend(rows.iter().map(|row| row.uniform(Purpose::Token, position)));
+        }
+    }
+    let shape = [walk.visits.len() as i64, i64::from(tokens), walk.rows.len() as i64];
+    Tensor::f_from_slice(&values)?.f_view(shape)?.f_to_device(device)?.f_to_kind(Kind::Double)
+}
+
+/// Brings grids and flags to the CPU in one copy: the only wait for the device.
+fn fetch(grids: Vec<(u32, u16, Tensor, Tensor)>, sound: &[Tensor], walk: &Walk) -> Result<Vec<Step>, SampleError> {
+    let rows = walk.rows.len();
+    let mut parts: Vec<Tensor> = Vec::with_capacity(grids.len() * 2 + 1);
+    for (_, _, x_t, tokens) in &grids {
+        parts.push(x_t.f_flatten(0, -1)?);
+        parts.push(tokens.f_flatten(0, -1)?);
+    }
+    let per_grid = parts.first().map_or(0, Tensor::numel);
+    parts.push(Tensor::f_stack(sound, 0)?.f_isfinite()?.f_to_kind(Kind::Int64)?.f_flatten(0, -1)?);
+    let all = Vec::<i64>::try_from(Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?)?;
+    let (tokens, flags) = all.split_at(per_grid * grids.len() * 2);
+    for (visit, flags) in walk.visits.iter().zip(flags.chunks_exact(rows)) {
+        let bad: Vec<usize> = (0..rows).filter(|&row| flags[row] == 0).collect();
+        if !bad.is_empty() {
+            return Err(SampleError::NotFinite { scale: visit.scale, rows: bad });
+        }
+    }
+    let tokens_of = |row: &[i64]| row.iter().map(|&id| id as u16).collect();
+    let grid = |ids: &[i64]| -> Vec<Vec<u16>> { ids.chunks_exact(per_grid / rows).map(tokens_of).collect() };
+    let steps = grids.iter().zip(tokens.chunks_exact(per_grid * 2)).map(|(&(scale, pass, ..), ids)| {
+        let (x_t, tokens) = ids.split_at(per_grid);
+        Step { scale, pass: pass.into(), x_t: grid(x_t), tokens: grid(tokens) }
+    });
+    Ok(steps.collect())
+}
