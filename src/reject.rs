@@ -7,10 +7,14 @@ use std::fmt;
 pub enum Reason {
     /// The label is not an integer, or out of range.
     BadLabel,
+    /// Raw pixels that do not fit their shape, or a shape that is no image's.
+    BadShape,
     /// The caption is not UTF-8.
     BadUtf8Caption,
     /// A container's structure is damaged: nothing after this point can be trusted.
     CorruptContainer,
+    /// A checksum that does not fit its data.
+    CrcMismatch,
     /// The image's own data is damaged.
     DecodeError,
     /// A sample has the same field twice.
@@ -19,12 +23,16 @@ pub enum Reason {
     Empty,
     /// A sample lacks a field its neighbours have, because its members do not lie together.
     IncompleteSample,
+    /// An edit's mask that has not the size of its image.
+    MaskSize,
     /// A sample without an image.
     MissingField,
     /// A link, device or directory where a file should be.
     NotARegularFile,
     /// Bytes of no image format.
     NotAnImage,
+    /// A file without Parquet's signature.
+    NotAParquet,
     /// More pixels or bytes than the configured limit.
     TooLarge,
     /// Fewer pixels than the configured minimum.
@@ -39,17 +47,21 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for readers of the `rejects` table.
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 19] = [
         Reason::BadLabel,
+        Reason::BadShape,
         Reason::BadUtf8Caption,
         Reason::CorruptContainer,
+        Reason::CrcMismatch,
         Reason::DecodeError,
         Reason::DuplicateMember,
         Reason::Empty,
         Reason::IncompleteSample,
+        Reason::MaskSize,
         Reason::MissingField,
         Reason::NotARegularFile,
         Reason::NotAnImage,
+        Reason::NotAParquet,
         Reason::TooLarge,
         Reason::TooSmall,
         Reason::Truncated,
@@ -61,15 +73,19 @@ impl Reason {
     pub fn code(self) -> &'static str {
         match self {
             Reason::BadLabel => "bad_label",
+            Reason::BadShape => "bad_shape",
             Reason::BadUtf8Caption => "bad_utf8_caption",
             Reason::CorruptContainer => "corrupt_container",
+            Reason::CrcMismatch => "crc_mismatch",
             Reason::DecodeError => "decode_error",
             Reason::DuplicateMember => "duplicate_member",
             Reason::Empty => "empty",
             Reason::IncompleteSample => "incomplete_sample",
+            Reason::MaskSize => "mask_size",
             Reason::MissingField => "missing_field",
             Reason::NotARegularFile => "not_a_regular_file",
             Reason::NotAnImage => "not_an_image",
+            Reason::NotAParquet => "not_a_parquet",
             Reason::TooLarge => "too_large",
             Reason::TooSmall => "too_small",
             Reason::Truncated => "truncated",
@@ -85,6 +101,9 @@ impl fmt::Display for Reason {
     }
 }
 
+/// Every stage that may refuse a sample, as it stands in the `rejects` table.
+pub const STAGES: [&str; 5] = ["read", "decode", "mask", "tokenize", "encode"];
+
 /// One row of the `rejects` table: a sample, or the rest of a broken container, that was not encoded, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
@@ -96,7 +115,7 @@ pub struct Reject {
     pub index: u64,
     /// The work unit's name.
     pub unit: String,
-    /// The stage that refused it: `read`, `decode`, `tokenize`.
+    /// The stage that refused it: one of [`STAGES`].
     pub stage: &'static str,
     pub reason: Reason,
     /// One sentence for the user: what was wrong with it.

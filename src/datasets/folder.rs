@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use tokio::sync::OnceCell;
 
-const IMAGES: Wanted = Wanted { what: "images", extensions: &[".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"] };
+/// Image files, by their ending.
+pub const IMAGES: Wanted = Wanted { what: "images", extensions: &[".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"] };
 /// A list file larger than this is taken for a mistake.
 const MAX_LIST_BYTES: u64 = 1 << 30;
 const NAMED_IN_MESSAGE: usize = 5;

@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 /// The most objects one URL may name by braces.
 const MAX_NAMES: u64 = 1_000_000;
 /// How many objects are asked for their size at a time.
-const PARALLEL_HEADS: usize = 16;
+pub(super) const PARALLEL_HEADS: usize = 16;
 /// How many missing objects a message names.
 const NAMED_IN_MESSAGE: usize = 5;
 
@@ -50,14 +50,24 @@ impl Files {
             .collect())
     }
 
+    /// Where the files are.
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// A file of the listing, as it was when it was listed.
+    pub async fn open(&self, file: &Source, read_ahead: &ReadAhead) -> Result<Object, DatasetError> {
+        let path = self.listing().await?.location(&file.path)?;
+        Ok(Object::new(Arc::clone(&self.location.store), path, file, read_ahead))
+    }
+
     /// The object behind a unit of one file, as it was when it was listed.
     pub async fn object(&self, unit: &Unit, read_ahead: &ReadAhead) -> Result<Object, DatasetError> {
         let [source] = &unit.sources[..] else {
             let (unit, url) = (&unit.name, &self.location.url);
             return Err(DatasetError::Config(format!("{unit} is no unit of {url}: it has not one source")));
         };
-        let path = self.listing().await?.location(&source.path)?;
-        Ok(Object::new(Arc::clone(&self.location.store), path, source, read_ahead))
+        self.open(source, read_ahead).await
     }
 }
 
@@ -262,7 +272,7 @@ impl Finder<'_> {
 }
 
 /// What the store knows of one object; `None` if it is not there.
-async fn head(location: Arc<Location>, name: String) -> Result<Option<ObjectMeta>, DatasetError> {
+pub(super) async fn head(location: Arc<Location>, name: String) -> Result<Option<ObjectMeta>, DatasetError> {
     match location.store.head(&parse_path(&name)?).await {
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         other => other.map(Some).map_err(|e| refused(&location, e)),

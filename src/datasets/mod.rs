@@ -3,24 +3,42 @@
 //! A [`Reader`] lists the work units of a dataset and reads one of them at a time into an [`Output`]. Units are the grain of
 //! commit and retry; their names and order depend on the dataset alone, never on the store or the run.
 
+mod bitmap;
 mod brace;
+mod example;
+mod fields;
+mod finished;
 mod folder;
 mod input;
 mod listing;
+mod mds;
+mod mds_index;
 mod open;
+mod parquet;
+mod parquet_columns;
+mod parquet_source;
+mod plain;
 mod range_reader;
+mod recent;
 mod samples;
 mod store;
+mod stylegan_zip;
 mod tar;
 mod task;
+mod tfrecord;
 mod webdataset;
+mod zip_directory;
 
 pub use brace::{BraceError, expand, split_list};
-pub use folder::{Folder, read_list};
+pub use folder::{Folder, IMAGES, read_list};
 pub use listing::{Files, Listing, Wanted};
+pub use mds::Mds;
 pub use open::{Captions, DatasetOptions, Format, Labels, open};
+pub use parquet::{ParquetImages, Table};
 pub use range_reader::{Object, RangeReader, ReadAhead};
 pub use store::Location;
+pub use stylegan_zip::StyleGanZip;
+pub use tfrecord::{Records, TfRecord};
 pub use webdataset::WebDataset;
 
 use crate::reject::{Reason, Reject};
@@ -183,3 +201,6 @@ pub async fn read_unit(reader: &dyn Reader, unit: &Unit) -> Result<Vec<Entry>, D
     let (result, entries) = futures::future::join(read, collect).await;
     result.map(|()| entries)
 }
+
+#[cfg(test)]
+mod damage_tests;

@@ -1,8 +1,12 @@
 //! From a pipeline's `[dataset]` section to a reader.
 
 use super::folder::Folder;
+use super::mds::Mds;
+use super::parquet::{ParquetImages, Table};
 use super::range_reader::ReadAhead;
 use super::store::Location;
+use super::stylegan_zip::StyleGanZip;
+use super::tfrecord::{Records, TfRecord};
 use super::webdataset::WebDataset;
 use super::{DatasetError, Reader};
 use std::str::FromStr;
@@ -15,11 +19,32 @@ pub enum Format {
     Folder,
     /// Tar shards by WebDataset's naming rules.
     WebDataset,
+    /// TFRecord files of raw pixels, as FFHQ's.
+    FfhqTfRecord,
+    /// img2dataset's TFRecord shards.
+    Img2datasetTfRecord,
+    /// MosaicML's streaming shards.
+    Mds,
+    /// Zip archives of StyleGAN2-ADA and EDM.
+    StyleGanZip,
+    /// Parquet files of Hugging Face `datasets`.
+    HfParquet,
+    /// img2dataset's Parquet shards.
+    Img2datasetParquet,
 }
 
 impl Format {
     /// All formats with the names that pipelines give them.
-    pub const ALL: [(&'static str, Format); 2] = [("folder", Format::Folder), ("webdataset", Format::WebDataset)];
+    pub const ALL: [(&'static str, Format); 8] = [
+        ("folder", Format::Folder),
+        ("webdataset", Format::WebDataset),
+        ("ffhq-tfrecord", Format::FfhqTfRecord),
+        ("img2dataset-tfrecord", Format::Img2datasetTfRecord),
+        ("mds", Format::Mds),
+        ("stylegan-zip", Format::StyleGanZip),
+        ("hf-parquet", Format::HfParquet),
+        ("img2dataset-parquet", Format::Img2datasetParquet),
+    ];
 }
 
 impl FromStr for Format {
@@ -37,7 +62,8 @@ impl FromStr for Format {
 /// Where classes come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Labels {
-    /// What the format itself says: `cls` or the JSON's `label` in WebDataset, nothing in folders.
+    /// What the format itself says: `cls` or the JSON's `label` in WebDataset, a column or field `label` or `cls` in tables,
+    /// `dataset.json` in zip archives, nothing in folders.
     #[default]
     Auto,
     /// Folders: the rank of the first directory's name among all of them, in bytewise order.
@@ -54,20 +80,20 @@ impl FromStr for Labels {
             "auto" => Ok(Labels::Auto),
             "directory" => Ok(Labels::Directory),
             "none" => Ok(Labels::None),
-            _ => Err(DatasetError::Config(format!("dataset.label {name:?} is not one of auto, directory, none"))),
+            _ => Err(DatasetError::Config(format!("dataset.labels {name:?} is not one of auto, directory, none"))),
         }
     }
 }
 
-/// Where captions come from. Folders have none.
+/// Where captions come from. Folders and zip archives have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Captions {
-    /// WebDataset: `txt`, else the JSON's `caption`.
+    /// WebDataset: `txt`, else the JSON's `caption`; tables: the column or field `txt`, `caption` or `text`.
     #[default]
     Auto,
     /// No captions, even where there are some.
     None,
-    /// This key of the JSON field.
+    /// This key of the JSON field; in tables, which hold the same values as columns or fields, the column of this name.
     Json(String),
 }
 
@@ -79,7 +105,7 @@ impl FromStr for Captions {
             ("auto", _) => Ok(Captions::Auto),
             ("none", _) => Ok(Captions::None),
             (_, Some(key)) if !key.is_empty() => Ok(Captions::Json(key.to_owned())),
-            _ => Err(DatasetError::Config(format!("dataset.caption {name:?} is not one of auto, none, json.<key>"))),
+            _ => Err(DatasetError::Config(format!("dataset.captions {name:?} is not one of auto, none, json.<key>"))),
         }
     }
 }
@@ -97,12 +123,12 @@ pub struct DatasetOptions {
     pub captions: Captions,
     /// The largest encoded image, in bytes; larger ones are passed over and rejected as `too_large`.
     pub max_bytes: u64,
-    /// Folders: how many images make a work unit. Part of the dataset's selection: other units have other names.
+    /// How many images make a work unit, where a unit is a block of files or a slice of a file. Part of the dataset's selection: other units have other names.
     pub unit_rows: u64,
     /// Folders: how many files are asked for at a time, and how many bytes of them wait at most.
     pub parallel_files: usize,
     pub ahead_bytes: u64,
-    /// Archives: ranged GETs, their number and repetition.
+    /// All but folders: ranged GETs, their number and repetition.
     pub read_ahead: ReadAhead,
 }
 
@@ -141,17 +167,25 @@ pub async fn open(format: Format, url: &str, options: DatasetOptions) -> Result<
     Ok(match format {
         Format::Folder => Arc::new(Folder::new(location, options)),
         Format::WebDataset => Arc::new(WebDataset::new(location, options)),
+        Format::FfhqTfRecord => Arc::new(TfRecord::new(location, Records::RawPixels, options)),
+        Format::Img2datasetTfRecord => Arc::new(TfRecord::new(location, Records::Img2dataset, options)),
+        Format::Mds => Arc::new(Mds::new(location, options)),
+        Format::StyleGanZip => Arc::new(StyleGanZip::new(location, options)),
+        Format::HfParquet => Arc::new(ParquetImages::new(location, Table::HuggingFace, options)),
+        Format::Img2datasetParquet => Arc::new(ParquetImages::new(location, Table::Img2dataset, options)),
     })
 }
 
 fn check(format: Format, options: &DatasetOptions) -> Result<(), DatasetError> {
     let refuse = |sentence: &str| Err(DatasetError::Config(sentence.to_owned()));
-    match format {
-        Format::WebDataset if options.list.is_some() => refuse("dataset.list works with format = \"folder\" only"),
-        Format::WebDataset if options.labels == Labels::Directory => {
-            refuse("dataset.label = \"directory\" works with format = \"folder\" only")
-        }
-        Format::Folder if options.unit_rows == 0 => refuse("dataset.unit_rows must be at least 1"),
-        _ => Ok(()),
+    if format != Format::Folder && options.list.is_some() {
+        return refuse("dataset.list works with format = \"folder\" only");
     }
+    if format != Format::Folder && options.labels == Labels::Directory {
+        return refuse("dataset.labels = \"directory\" works with format = \"folder\" only");
+    }
+    if options.unit_rows == 0 {
+        return refuse("dataset.unit_rows must be at least 1");
+    }
+    Ok(())
 }

@@ -49,6 +49,11 @@ pub struct Object {
 }
 
 impl Object {
+    /// Size of the object in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// The object at `path` that was listed as `source`.
     pub fn new(store: Arc<dyn ObjectStore>, path: Path, source: &Source, options: &ReadAhead) -> Object {
         Object {
@@ -170,6 +175,8 @@ fn may_pass(error: &object_store::Error) -> bool {
 /// Streams one object in order.
 pub struct RangeReader {
     object: Object,
+    /// Where reading ends: the object's end, or that of a part of it.
+    end: u64,
     /// Where the next chunk handed out starts.
     position: u64,
     /// Where the next request starts.
@@ -180,7 +187,15 @@ pub struct RangeReader {
 impl RangeReader {
     /// A reader at the start of `object`. Nothing is asked for before the first [`RangeReader::chunk`].
     pub fn new(object: Object) -> RangeReader {
-        RangeReader { object, position: 0, next: 0, ahead: VecDeque::new() }
+        let end = object.size;
+        RangeReader::within(object, 0..end)
+    }
+
+    /// A reader of a part of `object` only; what lies beyond the object's end is left out.
+    pub fn within(object: Object, part: Range<u64>) -> RangeReader {
+        let end = part.end.min(object.size);
+        let start = part.start.min(end);
+        RangeReader { object, end, position: start, next: start, ahead: VecDeque::new() }
     }
 
     /// Size of the object in bytes.
@@ -190,8 +205,8 @@ impl RangeReader {
 
     /// The next bytes, `None` at the end. Must run inside a tokio runtime.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, DatasetError> {
-        while self.ahead.len() <= self.object.options.parallel && self.next < self.object.size {
-            let range = self.next..self.object.size.min(self.next.saturating_add(self.object.options.chunk.max(1)));
+        while self.ahead.len() <= self.object.options.parallel && self.next < self.end {
+            let range = self.next..self.end.min(self.next.saturating_add(self.object.options.chunk.max(1)));
             self.next = range.end;
             let (object, wanted) = (self.object.clone(), range.clone());
             self.ahead.push_back((range, Task::spawn(async move { object.get(wanted).await })));
@@ -205,9 +220,9 @@ impl RangeReader {
     }
 
     /// Passes over `count` bytes of those not handed out yet; requests that lie wholly inside are dropped. Returns how many
-    /// bytes were passed over: fewer at the end of the object.
+    /// bytes were passed over: fewer at the end.
     pub fn skip(&mut self, count: u64) -> u64 {
-        let target = self.position.saturating_add(count).min(self.object.size);
+        let target = self.position.saturating_add(count).min(self.end);
         let passed = target - self.position;
         self.position = target;
         while self.ahead.front().is_some_and(|(range, _)| range.end <= target) {
@@ -255,6 +270,19 @@ mod tests {
         let (_store, mut reader) = reader(100, 8, 2).await;
         assert_eq!(reader.skip(1000), 100);
         assert_eq!(reader.chunk().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_part_is_read_alone() {
+        for part in [0..100, 0..0, 13..14, 40..77, 90..200, 200..300] {
+            let (_store, whole) = reader(100, 8, 2).await;
+            let mut reader = RangeReader::within(whole.object, part.clone());
+            let mut all = Vec::new();
+            while let Some(bytes) = reader.chunk().await.unwrap() {
+                all.extend_from_slice(&bytes);
+            }
+            assert_eq!(all, (part.start.min(100) as u8..part.end.min(100) as u8).collect::<Vec<u8>>(), "{part:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! From an archive's members to samples: WebDataset's naming rules (FORMATS §6) and what may be wrong with a sample.
 
+use super::fields::readable;
 use super::open::{Captions, DatasetOptions, Labels};
 use super::tar::Kind;
 use crate::reject::Reason;
@@ -24,18 +25,8 @@ pub(super) fn split_name(name: &[u8]) -> Option<(String, String)> {
     (dot > base).then(|| (readable(&name[..dot]), readable(&name[dot + 1..]).to_lowercase()))
 }
 
-/// The bytes as text; those that are not UTF-8 as `\xNN`, so that different names stay different.
-fn readable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-    }
-    text
-}
-
 /// Whether a name points outside the archive when used as a path, or cannot be one.
-fn is_unsafe(key: &str) -> bool {
+pub(super) fn is_unsafe(key: &str) -> bool {
     key.starts_with('/') || key.contains(['\\', '\0']) || key.split('/').any(|part| part == "..")
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The corpora's directory, or a visible line that the test is skipped.
-fn corpora(test: &str) -> Option<PathBuf> {
+pub fn corpora(test: &str) -> Option<PathBuf> {
     let directory = std::env::var_os("IMAGEBART_DATA_DIR").map(PathBuf::from);
     if directory.is_none() {
         crate::skip::skipped(format_args!("{test}: IMAGEBART_DATA_DIR is not set"));
@@ -14,7 +14,7 @@ fn corpora(test: &str) -> Option<PathBuf> {
     directory
 }
 
-async fn samples(format: Format, url: &str, options: DatasetOptions) -> Vec<Sample> {
+pub async fn samples(format: Format, url: &str, options: DatasetOptions) -> Vec<Sample> {
     let reader = open(format, url, options).await.unwrap();
     let mut samples = Vec::new();
     for unit in reader.units().await.unwrap() {
@@ -28,11 +28,11 @@ async fn samples(format: Format, url: &str, options: DatasetOptions) -> Vec<Samp
     samples
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn jsonl(path: PathBuf) -> Vec<serde_json::Value> {
+pub fn jsonl(path: PathBuf) -> Vec<serde_json::Value> {
     std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

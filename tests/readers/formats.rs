@@ -9,7 +9,8 @@ use std::time::Duration;
 /// A dataset for the conformance suite.
 pub struct Fixture {
     pub name: &'static str,
-    /// Every object, sorted by path, all of them part of the dataset but those under `other/`.
+    /// Every object, sorted by path, all of them part of the dataset but those under `other/` and the JSON files that describe
+    /// it.
     pub objects: Vec<(String, Vec<u8>)>,
     /// What a user writes to name the dataset, without scheme and host.
     pub pattern: &'static str,
@@ -22,7 +23,9 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn bytes(&self) -> u64 {
-        self.objects.iter().filter(|(path, _)| !path.contains("other/")).map(|(_, bytes)| bytes.len() as u64).sum()
+        // Files that only describe the others are no unit's.
+        let is_read = |path: &str| !path.contains("other/") && !path.ends_with(".json");
+        self.objects.iter().filter(|(path, _)| is_read(path)).map(|(_, bytes)| bytes.len() as u64).sum()
     }
 }
 
@@ -50,11 +53,11 @@ pub fn tar_of(members: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn objects(list: Vec<(&str, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
+pub fn objects(list: Vec<(&str, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
     list.into_iter().map(|(path, bytes)| (path.to_owned(), bytes)).collect()
 }
 
-fn lines(units: &[&[&str]]) -> Vec<Vec<String>> {
+pub fn lines(units: &[&[&str]]) -> Vec<Vec<String>> {
     units.iter().map(|unit| unit.iter().map(|line| (*line).to_owned()).collect()).collect()
 }
 

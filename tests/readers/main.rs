@@ -1,9 +1,10 @@
 //! The conformance suite that every dataset reader passes, on every kind of store, and the readers' own behaviour.
 //!
-//! A new format gets: a fixture in `formats.rs` (the objects of a small dataset and the entries it must give), and a line in
+//! A new format gets: a fixture in `formats.rs` or `containers.rs` (the objects of a small dataset and the entries it must give), and a line in
 //! [`every_format`].
 
 mod conformance;
+mod containers;
 mod corpora;
 mod example;
 mod formats;
@@ -11,6 +12,7 @@ mod messages;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod stores;
+mod truth;
 
 use conformance::conformance;
 use formats::Fixture;
@@ -23,6 +25,12 @@ fn every_format() -> Vec<Fixture> {
         formats::folder(),
         formats::folder_with_directories(),
         formats::lengths_example(),
+        containers::ffhq_records(),
+        containers::img2dataset_records(),
+        containers::mds(),
+        containers::zips(),
+        containers::hf_table(),
+        containers::img2dataset_table(),
     ]
 }
 

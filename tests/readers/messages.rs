@@ -46,6 +46,8 @@ async fn options_that_do_not_fit_are_refused() {
     assert!(sentence(Format::WebDataset, "x.tar", list).await.contains("dataset.list"));
     let labels = DatasetOptions { labels: Labels::Directory, ..DatasetOptions::default() };
     assert!(sentence(Format::WebDataset, "x.tar", labels.clone()).await.contains("dataset.label"));
+    let zero = DatasetOptions { unit_rows: 0, ..DatasetOptions::default() };
+    assert!(sentence(Format::StyleGanZip, "x.zip", zero).await.contains("dataset.unit_rows"));
     assert!("tfrecord".parse::<Format>().unwrap_err().to_string().contains("folder, webdataset"));
     let store = in_memory(&[("d/a/1.jpg".into(), vec![1]), ("d/2.jpg".into(), vec![1])]).await;
     let folder = Arc::new(Folder::new(Location::in_store(store.clone(), "d"), labels.clone()));
@@ -66,4 +68,37 @@ async fn a_list_with_unknown_names_stops_the_run() {
     let options = DatasetOptions { list: Some(format!("{root}/missing.txt")), ..DatasetOptions::default() };
     let text = sentence(Format::Folder, &format!("{root}/d"), options).await;
     assert!(text.ends_with("missing.txt does not exist"), "{text}");
+}
+
+#[tokio::test]
+async fn tables_that_cannot_be_read_say_what_to_do() {
+    let index = |columns: &str, rest: &str| {
+        let shard = format!(r#""format": "mds", {columns}, "samples": 1, "raw_data": {{"basename": "0.mds"}}, {rest}"#);
+        format!(r#"{{"version": 2, "shards": [{{{shard}}}]}}"#).into_bytes()
+    };
+    let columns = |label: &str| {
+        format!(
+            r#""column_names": ["image", "label"], "column_encodings": ["jpeg:90", "{label}"], "column_sizes": [null, null]"#
+        )
+    };
+    let plain = r#""compression": null, "zip_data": null"#;
+    let disk = on_disk(&[
+        ("pickled/index.json".into(), index(&columns("pkl"), plain)),
+        ("gone/index.json".into(), index(&columns("int"), plain)),
+        ("packed/index.json".into(), index(&columns("int"), r#""compression": "br:9", "zip_data": null"#)),
+        ("c/00000.parquet".into(), b"unfinished".to_vec()),
+    ]);
+    let root = disk.path().display().to_string();
+    let said = |format: Format, directory: &str, labels: Labels| {
+        let url = format!("{root}/{directory}");
+        async move { sentence(format, &url, DatasetOptions { labels, ..DatasetOptions::default() }).await }
+    };
+    let text = said(Format::Mds, "pickled", Labels::Auto).await;
+    assert!(text.contains("column label is pickled") && text.contains("dataset.labels = \"none\""), "{text}");
+    // Nobody asks for the pickle: the next complaint is that the shard is missing.
+    assert!(said(Format::Mds, "pickled", Labels::None).await.contains("0.mds that it names does not exist"));
+    assert!(said(Format::Mds, "gone", Labels::Auto).await.contains("0.mds that it names does not exist"));
+    assert!(said(Format::Mds, "packed", Labels::Auto).await.contains("compressed with br:9"));
+    let text = said(Format::Img2datasetParquet, "c", Labels::Auto).await;
+    assert!(text.contains("none of the 1 shards") && text.contains("_stats.json"), "{text}");
 }
