@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use imagebart::random::{Purpose, RowKey};
 use imagebart::tables::{
-    CropRect, FORMAT_VERSION, Identity, LatentRow, LatentsWriter, Layout, Preprocessing, Provenance, Selection,
-    read_latents,
+    CropRect, FORMAT_VERSION, Identity, LatentRow, LatentsWriter, Layout, Preprocessing, Provenance, RowsWriter,
+    Selection, read_latents,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;

@@ -60,6 +60,76 @@ pub struct PipelineArgs {
     pub overrides: Vec<String>,
 }
 
+/// What to import.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArgs {
+    /// The checkpoint files, from scale 1 up unless --config tells. A --config that lists them needs none here.
+    #[arg(required_unless_present = "config")]
+    pub checkpoints: Vec<PathBuf>,
+
+    /// The model directory to write.
+    #[arg(long)]
+    pub to: PathBuf,
+
+    /// The authors' YAML: that of each checkpoint in the same order, or one that lists checkpoints and configs.
+    #[arg(long)]
+    pub config: Vec<PathBuf>,
+
+    /// The averaged weights, which the authors sample with, or those of the last training step.
+    #[arg(long, value_enum, default_value_t = WhichWeights::Ema)]
+    pub weights: WhichWeights,
+
+    /// The chain's tokenizer, if it is not the checkpoints' first stage: a VQGAN's .ckpt, or a tokenizer.safetensors.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+
+    /// Take the VQGAN alone, also of a checkpoint that holds more.
+    #[arg(long)]
+    pub tokenizer_only: bool,
+
+    /// What encoder-decoders add to their logits, where they have log_scalors and no --config tells.
+    #[arg(long, value_enum)]
+    pub variant: Option<WhichVariant>,
+
+    /// Heads of a GPT, where no --config tells; 16 in all released models.
+    #[arg(long)]
+    pub heads: Option<i64>,
+
+    /// Number of classes, 0 for none. Default: as the --config says, else as the networks' sizes suggest.
+    #[arg(long)]
+    pub classes: Option<u32>,
+
+    /// The image side the VQGAN was trained at, which the weights do not tell. Default: as the --config says, else 256.
+    #[arg(long)]
+    pub resolution: Option<i64>,
+
+    /// Replace a model that is already there.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// Which weights of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhichWeights {
+    Ema,
+    Raw,
+}
+
+/// What a gallery shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhichTable {
+    Latents,
+    Samples,
+}
+
+/// What an encoder-decoder adds to its logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhichVariant {
+    Scaled,
+    Residual,
+    ResidualScaled,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Turn the images of a dataset into latents: Parquet tables of token grids.
@@ -74,13 +144,49 @@ pub enum Command {
         overwrite: bool,
     },
 
+    /// Draw images from a chain: Parquet tables with tokens, images and seeds.
+    ///
+    /// Work is committed unit by unit. Run the same command again after an interruption: only what is missing is done.
+    Sample {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// How many images to draw (overrides sample.count).
+        #[arg(long)]
+        count: Option<u64>,
+
+        /// Delete the samples that are there, and start anew.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
+    /// Draw the masked parts of images anew.
+    ///
+    /// Each image has a mask of its name and size, white where the image is to stay (edit.white says otherwise).
+    Edit {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// A folder of images: a local path or a URL (overrides edit.images).
+        #[arg(long)]
+        images: Option<String>,
+
+        /// A folder of masks (overrides edit.masks).
+        #[arg(long)]
+        masks: Option<String>,
+
+        /// Delete the samples that are there, and start anew.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
     /// Check the tables under a URL: schema, provenance, counts, token range, checksums, gaps and strays.
     Verify {
         /// Where the tables are (the pipeline's output.url).
         url: String,
     },
 
-    /// Look at latents: originals beside their reconstructions, as a PNG contact sheet or an HTML page.
+    /// Look at what was made, as a PNG contact sheet or an HTML page: samples, or originals beside their reconstructions.
     Gallery {
         /// Where the tables are (the pipeline's output.url).
         url: String,
@@ -93,30 +199,39 @@ pub enum Command {
         #[arg(long, default_value_t = 64)]
         count: usize,
 
-        /// Pairs in a row of the contact sheet. Default: as many as make it about 4:3.
+        /// Pairs or samples in a row of the contact sheet. Default: as many as make it about 4:3.
         #[arg(long)]
         columns: Option<u32>,
 
         /// The tokenizer's weights, if they are not where the recorded pipeline says.
         #[arg(long)]
         tokenizer: Option<PathBuf>,
+
+        /// Which table to show. Default: the latents where there are any, else the samples.
+        #[arg(long, value_enum)]
+        table: Option<WhichTable>,
     },
 
-    /// Turn a taming-transformers VQGAN checkpoint (.ckpt) into safetensors, without ever running the code in it.
-    Import {
-        /// The checkpoint files.
-        #[arg(required = true)]
-        checkpoints: Vec<PathBuf>,
+    /// Turn released PyTorch checkpoints (.ckpt) into a model directory, without ever running the code in them.
+    ///
+    /// Checkpoints of an ImageBART chain become tokenizer, networks and chain.toml; a taming-transformers VQGAN alone becomes
+    /// tokenizer.safetensors.
+    Import(Box<ImportArgs>),
 
-        /// The model directory to write.
+    /// Learn a text tokenizer from the captions of latents: a byte-level BPE, as tokenizer.json.
+    TrainTextTokenizer {
+        /// Where the tables are (the pipeline's output.url).
+        url: String,
+
+        /// The file to write.
         #[arg(long)]
         to: PathBuf,
 
-        /// The image side the network was trained at, which the weights do not tell.
-        #[arg(long, default_value_t = 256)]
-        resolution: i64,
+        /// How many token ids to have at most, 256 single bytes included.
+        #[arg(long, default_value_t = 8192)]
+        vocabulary: u32,
 
-        /// Replace weights that are already there.
+        /// Replace a file that is already there.
         #[arg(long)]
         overwrite: bool,
     },

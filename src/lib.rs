@@ -5,6 +5,10 @@
 //! - [`datasets`] lists a dataset's work units and reads their samples from any object store;
 //! - [`imaging`] turns encoded bytes into RGB crops;
 //! - [`torch`] and [`vqgan`] turn crops into token grids and back;
+//! - [`diffusion`] destroys token grids scale by scale, [`transformer`] holds the networks that invert it, and [`chain`] the
+//!   scales together: model directory, sampler, editor;
+//! - [`training`] has what training a chain needs;
+//! - [`text`] turns captions into the token ids that text-conditioned chains see;
 //! - [`tables`] writes token grids to Parquet, one atomic commit per work unit;
 //! - [`flow`] carries the items between them over bounded channels;
 //! - [`progress`] shows how far they are, on a terminal or in the log;
@@ -13,8 +17,10 @@
 // The C++ shim's binding, torch/shim.rs, is the one module that may use it.
 #![deny(unsafe_code)]
 
+pub mod chain;
 pub mod config;
 pub mod datasets;
+pub mod diffusion;
 mod digest;
 pub mod flow;
 pub mod imaging;
@@ -24,5 +30,8 @@ pub mod progress;
 pub mod random;
 pub mod reject;
 pub mod tables;
+pub mod text;
 pub mod torch;
+pub mod training;
+pub mod transformer;
 pub mod vqgan;

@@ -4,17 +4,21 @@ mod cli;
 mod logging;
 
 use clap::Parser;
-use cli::{Cli, Command, Common, LogFormat, PipelineArgs};
-use imagebart::config::Pipeline;
+use cli::{Cli, Command, Common, ImportArgs, LogFormat, PipelineArgs, WhichTable, WhichVariant, WhichWeights};
+use imagebart::config::{Needs, Pipeline};
 use imagebart::jobs::demo::{self, DemoOptions, demo};
+use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
-use imagebart::jobs::import::{self, ImportError, ImportOptions, import};
+use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, import};
+use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
+use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output};
 use imagebart::launch::Rank;
 use imagebart::progress::Display;
 use imagebart::torch::device::DeviceChoice;
+use imagebart::transformer::Variant;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
@@ -57,14 +61,41 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             }
             encode(&pipeline, &options, display, cancel).await.map(drop)
         }
+        Command::Sample { pipeline, count, overwrite } => {
+            let given = [count.map(|count| format!("sample.count={count}"))];
+            let pipeline = load_for(Needs::Sample, &pipeline, given, common)?;
+            let options = SampleOptions { device: device(common)?, rank: rank(common)?, overwrite };
+            if common.dry_run {
+                print!("{}", SamplePlan::describe(&pipeline, &options).await?);
+                return Ok(());
+            }
+            sample(&pipeline, &options, display, cancel).await.map(drop)
+        }
+        Command::Edit { pipeline, images, masks, overwrite } => {
+            // As TOML text, so that no path is taken for a number.
+            let quoted = |value: String| toml::Value::String(value).to_string();
+            let text = |key: &str, value: Option<String>| value.map(|value| format!("edit.{key}={}", quoted(value)));
+            let given = [text("images", images), text("masks", masks)];
+            let pipeline = load_for(Needs::Edit, &pipeline, given, common)?;
+            let options = SampleOptions { device: device(common)?, rank: rank(common)?, overwrite };
+            if common.dry_run {
+                print!("{}", EditPlan::describe(&pipeline, &options).await?);
+                return Ok(());
+            }
+            edit(&pipeline, &options, display, cancel).await.map(drop)
+        }
         Command::Verify { url } => {
             let output = open_output(&url, false).await?;
             let report = verify(&output).await.map_err(JobError::failed)?;
             println!("{report}");
             if report.is_ok() { Ok(()) } else { Err(JobError::Failed(format!("{url} has problems"))) }
         }
-        Command::Gallery { url, to, count, columns, tokenizer } => {
-            let options = GalleryOptions { url, to, count, columns, tokenizer, device: device(common)? };
+        Command::Gallery { url, to, count, columns, tokenizer, table } => {
+            let table = table.map(|table| match table {
+                WhichTable::Latents => gallery::Table::Latents,
+                WhichTable::Samples => gallery::Table::Samples,
+            });
+            let options = GalleryOptions { url, to, count, columns, tokenizer, device: device(common)?, table };
             if common.dry_run {
                 println!("{}", gallery::describe(&options).await?);
                 return Ok(());
@@ -81,8 +112,8 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", demo(&options, display, cancel).await?);
             Ok(())
         }
-        Command::Import { checkpoints, to, resolution, overwrite } => {
-            let options = ImportOptions { checkpoints, to, resolution, overwrite };
+        Command::Import(arguments) => {
+            let options = import_options(*arguments);
             let failed = |error: ImportError| match error.is_usage() {
                 true => JobError::Usage(error.to_string()),
                 false => JobError::failed(error),
@@ -92,16 +123,60 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 return Ok(());
             }
             // Nothing in it waits for anything but the disk.
-            let reports = tokio::task::spawn_blocking(move || import(&options)).await.map_err(JobError::failed)?;
-            reports.map_err(failed)?.iter().for_each(|report| println!("{report}"));
+            let imported = tokio::task::spawn_blocking(move || import(&options)).await.map_err(JobError::failed)?;
+            println!("{}", imported.map_err(failed)?);
+            Ok(())
+        }
+        Command::TrainTextTokenizer { url, to, vocabulary, overwrite } => {
+            let options = TextTokenizerOptions { url, to, vocabulary, overwrite };
+            if common.dry_run {
+                println!("{}", text_tokenizer::describe(&options).await?);
+                return Ok(());
+            }
+            println!("{}", train_text_tokenizer(&options).await?);
             Ok(())
         }
     }
 }
 
+fn import_options(arguments: ImportArgs) -> ImportOptions {
+    let variant = |variant| match variant {
+        WhichVariant::Scaled => Variant::Scaled,
+        WhichVariant::Residual => Variant::Residual,
+        WhichVariant::ResidualScaled => Variant::ResidualScaled,
+    };
+    ImportOptions {
+        checkpoints: arguments.checkpoints,
+        to: arguments.to,
+        configs: arguments.config,
+        weights: match arguments.weights {
+            WhichWeights::Ema => ChosenWeights::Ema,
+            WhichWeights::Raw => ChosenWeights::Raw,
+        },
+        tokenizer: arguments.tokenizer,
+        tokenizer_only: arguments.tokenizer_only,
+        variant: arguments.variant.map(variant),
+        heads: arguments.heads,
+        classes: arguments.classes,
+        resolution: arguments.resolution,
+        overwrite: arguments.overwrite,
+    }
+}
+
 /// The pipeline file with `--set` and `--seed` applied.
 fn load(arguments: &PipelineArgs, common: &Common) -> Result<Pipeline, JobError> {
-    let mut pipeline = Pipeline::load(&arguments.pipeline, &arguments.overrides)?;
+    load_for(Needs::Encode, arguments, [], common)
+}
+
+/// The same for a command that `needs` other keys; `given` are those of its own options, which win.
+fn load_for<const N: usize>(
+    needs: Needs,
+    arguments: &PipelineArgs,
+    given: [Option<String>; N],
+    common: &Common,
+) -> Result<Pipeline, JobError> {
+    let overrides: Vec<String> = arguments.overrides.iter().cloned().chain(given.into_iter().flatten()).collect();
+    let mut pipeline = Pipeline::load_for(needs, &arguments.pipeline, &overrides)?;
     pipeline.run.seed = common.seed.unwrap_or(pipeline.run.seed);
     Ok(pipeline)
 }

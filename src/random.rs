@@ -36,6 +36,14 @@ pub enum Purpose {
     Gumbel,
     /// Weights of a freshly initialised network, and the demo's pictures.
     Init,
+    /// The pure noise x_T that sampling starts from.
+    Start,
+    /// Sampling: the one number that chooses a token from its distribution.
+    Token,
+    /// The forward process: whether a token is redrawn.
+    Redraw,
+    /// The forward process: what it is redrawn to.
+    Noise,
 }
 
 impl Purpose {
@@ -45,6 +53,10 @@ impl Purpose {
             Purpose::Outlier => 2,
             Purpose::Gumbel => 3,
             Purpose::Init => 4,
+            Purpose::Start => 5,
+            Purpose::Token => 6,
+            Purpose::Redraw => 7,
+            Purpose::Noise => 8,
         }
     }
 }
@@ -54,6 +66,7 @@ impl Purpose {
 pub struct RowKey {
     key: [u32; 2],
     stem: u32,
+    lane: u32,
 }
 
 impl RowKey {
@@ -67,12 +80,17 @@ impl RowKey {
         hash.update(crop.to_le_bytes());
         let digest = hash.finalize();
         let word = |at: usize| u32::from_le_bytes([digest[at], digest[at + 1], digest[at + 2], digest[at + 3]]);
-        RowKey { key: [word(0), word(4)], stem: word(8) }
+        RowKey { key: [word(0), word(4)], stem: word(8), lane: 0 }
+    }
+
+    /// The same row's numbers for one `pass` over one scale: each pair has its own. What belongs to no scale is scale 0, pass 0.
+    pub fn at(&self, scale: u16, pass: u16) -> RowKey {
+        RowKey { lane: u32::from(scale) << 16 | u32::from(pass), ..*self }
     }
 
     /// 32 uniform bits for `position` of the draw `purpose`.
     pub fn bits(&self, purpose: Purpose, position: u32) -> u32 {
-        philox([position / 4, purpose.code(), self.stem, 0], self.key)[(position % 4) as usize]
+        philox([position / 4, purpose.code(), self.stem, self.lane], self.key)[(position % 4) as usize]
     }
 
     /// A uniform number in `[0, 1)` with 24 bits, exact in `f32`.
@@ -110,6 +128,9 @@ mod tests {
         assert_ne!(base, RowKey::new(1, "a.tar", 0, 1).bits(Purpose::Crop, 0));
         assert_ne!(base, RowKey::new(1, "a.tar", 0, 0).bits(Purpose::Outlier, 0));
         assert_ne!(base, RowKey::new(1, "a.tar", 0, 0).bits(Purpose::Crop, 1));
+        assert_ne!(base, RowKey::new(1, "a.tar", 0, 0).at(1, 0).bits(Purpose::Crop, 0));
+        assert_ne!(base, RowKey::new(1, "a.tar", 0, 0).at(0, 1).bits(Purpose::Crop, 0));
+        assert_eq!(base, RowKey::new(1, "a.tar", 0, 0).at(0, 0).bits(Purpose::Crop, 0));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod pytorch;
 
 use half::{bf16, f16};
-use imagebart::jobs::import::{ImportError, ImportOptions, ImportReport, import};
+use imagebart::jobs::import::{ImportError, ImportOptions, ImportReport, Imported, import};
 use imagebart::torch::weights::TensorSpec;
 use imagebart::vqgan::VqganConfig;
 use pytorch::{FORMATS, Format, Py, Storage, attacks, call, foreign, ordered_dict, save};
@@ -80,7 +80,7 @@ impl Case {
     }
 
     fn import(&self) -> Result<ImportReport, ImportError> {
-        import(&self.options).map(|mut reports| reports.remove(0))
+        import(&self.options).map(|imported| tokenizers(imported).remove(0))
     }
 
     fn target(&self) -> PathBuf {
@@ -93,6 +93,14 @@ impl Case {
         let left = std::fs::read_dir(self.folder.path().join("model")).map_or(0, Iterator::count);
         assert_eq!(left, 0, "{message}");
         message
+    }
+}
+
+/// The reports of VQGANs alone.
+fn tokenizers(imported: Imported) -> Vec<ImportReport> {
+    match imported {
+        Imported::Tokenizers(reports) => reports,
+        Imported::Chain(report) => panic!("{report}"),
     }
 }
 
@@ -157,13 +165,14 @@ fn other_floating_point_numbers_become_float32_and_the_report_says_so() {
 
 #[test]
 fn what_a_vqgan_does_not_have_is_named_and_left_out() {
-    let case = Case::new(&checkpoint(Format::Zip, "first_stage_model.", "FloatStorage", &|state, storages| {
+    let mut case = Case::new(&checkpoint(Format::Zip, "first_stage_model.", "FloatStorage", &|state, storages| {
         let extra = Storage::floats("extra", &[1.0, 2.0]);
         for name in ["first_stage_model.colorize", "transformer.a.b.weight", "transformer.a.b.bias", "sos_token"] {
             state.push((name.to_owned(), extra.whole(Format::Zip, &[2])));
         }
         storages.push(extra);
     }));
+    case.options.tokenizer_only = true;
     let report = case.import().unwrap();
     assert_whole(&case.target());
     assert_eq!(report.unused, ["colorize"]);
@@ -239,7 +248,9 @@ fn targets_are_checked_before_any_work() {
     assert!(matches!(import(&ImportOptions::new(vec![], "x")), Err(ImportError::Nothing)));
     let url = import(&ImportOptions::new(vec!["a.ckpt".into()], "s3://bucket/model")).unwrap_err();
     assert!(matches!(url, ImportError::NotLocal(_)), "{url}");
-    let twice = import(&ImportOptions::new(vec!["a/m.ckpt".into(), "b/m.ckpt".into()], "x")).unwrap_err();
+    let mut options = ImportOptions::new(vec!["a/m.ckpt".into(), "b/m.ckpt".into()], "x");
+    options.tokenizer_only = true;
+    let twice = import(&options).unwrap_err();
     assert!(matches!(twice, ImportError::SameTarget { .. }), "{twice}");
 }
 
@@ -253,7 +264,7 @@ fn several_checkpoints_become_a_directory_each_or_none() {
     assert!(import(&options).unwrap_err().to_string().contains("cats.ckpt"));
     assert!(!folder.path().join("models").exists());
     std::fs::write(&paths[1], checkpoint(Format::Legacy, "", "HalfStorage", &unchanged)).unwrap();
-    assert_eq!(import(&options).unwrap().len(), 2);
+    assert_eq!(tokenizers(import(&options).unwrap()).len(), 2);
     assert_whole(&folder.path().join("models/ffhq/tokenizer.safetensors"));
     assert_whole(&folder.path().join("models/cats/tokenizer.safetensors"));
 }
@@ -262,11 +273,11 @@ fn several_checkpoints_become_a_directory_each_or_none() {
 fn the_resolution_places_the_attention_and_nothing_else() {
     let bytes = checkpoint(Format::Zip, "", "FloatStorage", &unchanged);
     let mut case = Case::new(&bytes);
-    case.options.resolution = 64;
+    case.options.resolution = Some(64);
     let report = case.import().unwrap();
     assert_eq!((report.config.resolution, report.config.attn_resolutions.as_slice()), (64, &[32][..]));
     assert_eq!(report.config.tensors(), config().tensors());
     let mut small = Case::new(&bytes);
-    small.options.resolution = 1;
+    small.options.resolution = Some(1);
     assert!(small.refused().contains("resolution 1 is too small"));
 }

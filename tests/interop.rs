@@ -8,7 +8,7 @@ mod skip;
 mod tables_support;
 
 use imagebart::reject::Reject;
-use imagebart::tables::{LatentRow, Layout, OutputDir, Provenance};
+use imagebart::tables::{LatentRow, Layout, OutputDir, Provenance, SampleRow, SamplesIdentity};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -45,10 +45,21 @@ async fn every_reader_sees_the_same_rows() -> Result<(), Box<dyn std::error::Err
         latent_files.push(folder.path().join(dir.latents(unit)?.as_ref()));
         reject_files.push(folder.path().join(dir.rejects(unit)?.as_ref()));
     }
+    let drawn = Arc::new(tables_support::samples::provenance(973));
+    let samples = dir.of::<SamplesIdentity>();
+    let (mut sample_rows, mut sample_files) = (Vec::new(), Vec::new());
+    for numbers in [0..5, 5..9] {
+        tables_support::samples::write_unit(&samples, &drawn, numbers.clone()).await?;
+        sample_rows.extend(tables_support::samples::rows(&drawn, numbers.clone()).iter().map(sample_json));
+        let path = samples.table(&tables_support::samples::name(numbers))?;
+        sample_files.push(folder.path().join(path.as_ref()));
+    }
     for reader in READERS {
+        compare(reader, &read(root, &python, reader, &sample_files)?, &sample_rows);
         compare(reader, &read(root, &python, reader, &latent_files)?, &latents);
         compare(reader, &read(root, &python, reader, &reject_files)?, &rejects);
-        eprintln!("{reader}: {} latents and {} rejects as written", latents.len(), rejects.len());
+        let (latents, rejects, samples) = (latents.len(), rejects.len(), sample_rows.len());
+        eprintln!("{reader}: {latents} latents, {rejects} rejects and {samples} samples as written");
     }
     Ok(())
 }
@@ -112,6 +123,33 @@ fn latent_json(row: &LatentRow) -> Value {
         "flipped": row.flipped,
         "tokens": row.tokens,
     })
+}
+
+/// As the script prints a row of samples: the image decoded, by `datasets` itself where it is the reader.
+fn sample_json(row: &SampleRow) -> Value {
+    let image = imagebart::imaging::decode(&row.image.bytes, &imagebart::imaging::Limits::default());
+    let image = image.expect("our own image");
+    json!({
+        "key": row.key,
+        "prompt": row.prompt,
+        "label": row.label,
+        "seed": row.seed,
+        "tokens": row.tokens,
+        "image": { "width": image.width, "height": image.height, "pixels": image.pixels },
+        "score": row.score,
+        "rank": row.rank,
+        "accepted": row.accepted,
+        "parent": row.parent,
+        "temperature": rounded(&row.settings.temperature),
+        "top_k": row.settings.top_k,
+        "top_p": rounded(&row.settings.top_p),
+        "guidance": rounded(&row.settings.guidance),
+    })
+}
+
+/// As Python prints them: the readers widen to float64.
+fn rounded(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| (f64::from(value) * 1e6).round() / 1e6).collect()
 }
 
 fn reject_json(row: &Reject) -> Value {

@@ -7,8 +7,8 @@ use futures::TryStreamExt;
 use imagebart::jobs::verify::{VerifyReport, verify};
 use imagebart::reject::{Reason, Reject};
 use imagebart::tables::{
-    LatentRow, LatentsReader, LatentsWriter, Manifest, OutputDir, Provenance, TableError, UnitWriter, read_latents,
-    read_rejects,
+    LatentRow, LatentsReader, LatentsWriter, Manifest, OutputDir, Provenance, RowsWriter, TableError, UnitWriter,
+    read_latents, read_rejects,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -294,11 +294,12 @@ async fn a_sound_directory_verifies() -> Outcome {
     assert_eq!(report.gaps, [UNITS[0], UNITS[2]]);
     assert!(report.problems.is_empty() && !report.is_ok(), "{report}");
     assert!(report.to_string().contains("1 of 3 units done, 14 rows, 2 rejects"), "{report}");
-    assert!(report.to_string().ends_with("encode again to add them"), "{report}");
+    assert!(report.to_string().ends_with("run the same command again to add them"), "{report}");
     complete(&dir, &provenance).await?;
     let report = verify(&dir).await?;
     assert!(report.is_ok() && report.to_string().ends_with("OK"), "{report}");
-    assert_eq!((report.done, report.rows, report.rejects), (3, 100, 6));
+    let [latents] = report.tables.as_slice() else { panic!("{report}") };
+    assert_eq!((latents.table, latents.done, latents.rows, latents.rejects), ("latents", 3, 100, 6));
     Ok(())
 }
 

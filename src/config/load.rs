@@ -1,7 +1,7 @@
 //! Reading and checking a pipeline file.
 
+use super::check::check;
 use super::sections::Pipeline;
-use crate::datasets::Format;
 use serde::Deserialize;
 use std::path::Path;
 use toml::de::DeTable;
@@ -21,16 +21,38 @@ pub enum ConfigError {
     Override { text: String, message: String },
 }
 
+/// What a command needs to know of a pipeline file: keys that only the user can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// A dataset, a tokenizer and an output.
+    Encode,
+    /// A chain, an output, and how many images.
+    Sample,
+    /// A chain, an output, images and masks.
+    Edit,
+}
+
 impl Pipeline {
-    /// Reads the pipeline file at `path` and applies `overrides` (`section.key=value`), the last one of a key winning.
+    /// Reads the pipeline file at `path` for `encode` and applies `overrides` (`section.key=value`), the last one of a key
+    /// winning.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Pipeline, ConfigError> {
+        Pipeline::load_for(Needs::Encode, path, overrides)
+    }
+
+    /// Like [`Pipeline::load`], for a command that `needs` other keys.
+    pub fn load_for(needs: Needs, path: &Path, overrides: &[String]) -> Result<Pipeline, ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: name.clone(), source })?;
-        Pipeline::parse(&text, &name, overrides)
+        Pipeline::parse_for(needs, &text, &name, overrides)
     }
 
     /// Like [`Pipeline::load`], from text; `name` stands for the file in messages.
     pub fn parse(text: &str, name: &str, overrides: &[String]) -> Result<Pipeline, ConfigError> {
+        Pipeline::parse_for(Needs::Encode, text, name, overrides)
+    }
+
+    /// Like [`Pipeline::load_for`], from text.
+    pub fn parse_for(needs: Needs, text: &str, name: &str, overrides: &[String]) -> Result<Pipeline, ConfigError> {
         // The file alone first: its errors have lines, those of a merged table have none.
         toml::from_str::<Pipeline>(text).map_err(|error| file_error(text, name, &error))?;
         let mut table: toml::Table = toml::from_str(text).map_err(|error| file_error(text, name, &error))?;
@@ -39,71 +61,14 @@ impl Pipeline {
         }
         let pipeline = Pipeline::deserialize(table)
             .map_err(|error| ConfigError::Invalid { at: name.to_owned(), message: describe(error.message(), None) })?;
-        pipeline.check().map_err(|(key, message)| ConfigError::Invalid { at: place(text, name, key), message })?;
+        check(&pipeline, needs)
+            .map_err(|(key, message)| ConfigError::Invalid { at: place(text, name, key), message })?;
         Ok(pipeline)
     }
-
-    /// What serde cannot see. Returns the key at fault and what to do about it.
-    fn check(&self) -> Result<(), (&'static str, String)> {
-        let required = [
-            ("dataset.format", self.dataset.format.is_empty(), "\"folder\" or \"webdataset\""),
-            ("dataset.url", self.dataset.url.is_empty(), "where the images are: a local path or a URL"),
-            ("tokenizer.weights", self.tokenizer.weights.is_empty(), "the VQGAN's .safetensors file"),
-            ("output.url", self.output.url.is_empty(), "where the tables go: a local path or a URL"),
-        ];
-        for (key, missing, meaning) in required {
-            if missing {
-                return Err((key, format!("{key} is missing; set it to {meaning}")));
-            }
-        }
-        let image = &self.image;
-        let positive = [
-            ("image.size", u64::from(image.size)),
-            ("image.crops", u64::from(image.crops)),
-            ("image.max_pixels", image.max_pixels),
-            ("image.max_bytes", image.max_bytes.0),
-            ("dataset.unit_rows", self.dataset.unit_rows),
-            ("run.memory_budget", self.run.memory_budget.0),
-        ];
-        for (key, value) in positive {
-            if value == 0 {
-                return Err((key, format!("{key} must be 1 or more")));
-            }
-        }
-        one_of("dataset.format", &self.dataset.format, &Format::ALL.map(|(name, _)| name))?;
-        one_of("dataset.labels", &self.dataset.labels, &["auto", "directory", "none"])?;
-        if !self.dataset.captions.starts_with("json.") {
-            one_of("dataset.captions", &self.dataset.captions, &["auto", "none", "json.<key>"])?;
-        }
-        one_of("image.crop", &image.crop, &["center", "random"])?;
-        one_of("image.flip", &image.flip, &["none", "both"])?;
-        one_of(
-            "image.resize",
-            &image.resize,
-            &["pillow-bicubic", "pillow-lanczos", "pillow-bilinear", "pillow-box", "cv2-linear"],
-        )?;
-        if image.crops > 1 && image.crop == "center" {
-            let message = format!("image.crops = {} needs image.crop = \"random\"", image.crops);
-            return Err(("image.crops", message));
-        }
-        if !(0.0..=1.0).contains(&self.run.max_reject_fraction) {
-            return Err(("run.max_reject_fraction", "run.max_reject_fraction must be between 0 and 1".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-/// `value` must be one of `known`; the message offers the nearest.
-fn one_of(key: &'static str, value: &str, known: &[&str]) -> Result<(), (&'static str, String)> {
-    if known.contains(&value) {
-        return Ok(());
-    }
-    let hint = nearest(value, known.iter().copied()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-    Err((key, format!("{key} = \"{value}\" is not one of {}{hint}", known.join(", "))))
 }
 
 /// The known name a typist most likely meant, if any is close.
-fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
         .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
@@ -132,6 +97,11 @@ fn apply_override(table: &mut toml::Table, text: &str) -> Result<(), ConfigError
         }
         _ => Err(wrong("the section is not a table in the pipeline file")),
     }
+}
+
+/// Reads a TOML file of the program's own; `name` stands for the file in messages.
+pub(crate) fn parse_toml<T: serde::de::DeserializeOwned>(text: &str, name: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| file_error(text, name, &error))
 }
 
 /// A TOML or serde error with file, line, and the nearest key.
@@ -233,6 +203,26 @@ mod tests {
         assert_eq!(fault(&text, &[]), message);
         assert!(fault(GOOD, &["image.crops=2"]).contains("image.crops = 2 needs image.crop"));
         assert!(fault(GOOD, &["run.max_reject_fraction=1.5"]).contains("between 0 and 1"));
+    }
+
+    #[test]
+    fn each_command_needs_its_own_keys() {
+        let fault = |needs, text: &str| Pipeline::parse_for(needs, text, "p.toml", &[]).unwrap_err().to_string();
+        let chain = "[chain]\nmodel = \"m\"\n[output]\nurl = \"o\"\n";
+        let meaning = "sample.count is missing; set it to how many images to draw, or give --count";
+        assert_eq!(fault(Needs::Sample, chain), format!("p.toml: {meaning}"));
+        let drawn = format!("{chain}[sample]\ncount = 3\ntemperature = [1, 0.9]\nlabels = \"all\"\n");
+        let pipeline = Pipeline::parse_for(Needs::Sample, &drawn, "p.toml", &[]).unwrap();
+        assert_eq!((pipeline.sample.count, pipeline.sample.temperature.0), (Some(3), vec![1.0, 0.9]));
+        assert!(fault(Needs::Sample, GOOD).contains("chain.model is missing"));
+        assert!(fault(Needs::Encode, &drawn).contains("dataset.format is missing"));
+        let edited = format!("{chain}[edit]\nimages = \"i\"\n");
+        assert!(fault(Needs::Edit, &edited).starts_with("p.toml:5: edit.masks is missing"));
+        let wrong = format!("{drawn}compat = \"author\"\n");
+        assert!(fault(Needs::Sample, &wrong).starts_with("p.toml:9: sample.compat = \"author\" is not one of"));
+        assert!(
+            fault(Needs::Sample, &format!("{drawn}unit_rows = 0\n")).contains("sample.unit_rows must be 1 or more")
+        );
     }
 
     #[test]

@@ -26,10 +26,17 @@
 //! # }
 //! ```
 
+mod check;
 mod load;
+mod sampling;
 mod sections;
 mod values;
 
-pub use load::ConfigError;
-pub use sections::{DType, DatasetSection, ImageSection, OutputSection, Pipeline, RunSection, TokenizerSection};
-pub use values::{Auto, ByteSize};
+pub use load::{ConfigError, Needs};
+pub(crate) use load::{nearest, parse_toml};
+pub use sampling::{EditSection, SampleSection};
+pub use sections::{
+    ChainSection, ConditionSection, DType, DatasetSection, ImageSection, OutputSection, Pipeline, RunSection,
+    ScaleSection, ScheduleValue, TokenizerSection,
+};
+pub use values::{Auto, ByteSize, LabelChoice, PerScale};

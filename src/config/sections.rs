@@ -1,5 +1,6 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
+use super::sampling::{EditSection, SampleSection};
 use super::values::{Auto, ByteSize};
 use crate::imaging::Limits;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,10 @@ pub struct Pipeline {
     pub dataset: DatasetSection,
     pub image: ImageSection,
     pub tokenizer: TokenizerSection,
+    pub chain: ChainSection,
+    pub condition: ConditionSection,
+    pub sample: SampleSection,
+    pub edit: EditSection,
     pub output: OutputSection,
     pub run: RunSection,
 }
@@ -19,7 +24,7 @@ pub struct Pipeline {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatasetSection {
-    /// The dataset's format: `folder` or `webdataset`.
+    /// The dataset's format: one of [`crate::datasets::Format::ALL`], such as `folder` or `webdataset`.
     pub format: String,
     /// Where it is: a local path or a URL (`s3://`, `gs://`, `az://`, `http(s)://`, `file://`), with braces for shards.
     pub url: String,
@@ -32,7 +37,7 @@ pub struct DatasetSection {
     pub captions: String,
     /// Labels must be below this number, when it is given.
     pub classes: Option<u32>,
-    /// Files per work unit, for formats that are not sharded.
+    /// Samples per work unit, where a unit is a block of files or a slice of a file.
     pub unit_rows: u64,
 }
 
@@ -106,7 +111,7 @@ pub struct TokenizerSection {
     pub dtype: Auto<DType>,
 }
 
-/// Arithmetic of the tokenizer.
+/// Arithmetic of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
@@ -118,7 +123,7 @@ pub enum DType {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OutputSection {
-    /// A local path or URL; `latents/` and `rejects/` go under it.
+    /// A local path or URL; `latents/`, `samples/` and their rejects go under it.
     pub url: String,
 }
 
@@ -130,7 +135,7 @@ pub struct RunSection {
     pub seed: u64,
     /// Threads of one tensor operation on the CPU.
     pub threads: Auto<u32>,
-    /// Threads that decode images.
+    /// Threads that decode or encode images.
     pub decode_workers: Auto<u32>,
     /// Bytes of samples in flight, encoded and decoded.
     pub memory_budget: ByteSize,
@@ -147,5 +152,111 @@ impl Default for RunSection {
             memory_budget: ByteSize(1 << 30),
             max_reject_fraction: 0.05,
         }
+    }
+}
+
+/// `[chain]`: the scales of the diffusion, as a pipeline file and a model directory's `chain.toml` describe them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChainSection {
+    /// The model directory: what `train` writes and `sample` reads.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub model: String,
+    /// The noise schedule, as the released configs' `redraw_prob`: `geometric`, a number, `alphacum:1,0.6,0`,
+    /// `bernoulli_PSIM`, `ffhq_bernoulli_PSIM` ...
+    pub schedule: ScheduleValue,
+    /// Codes K in use; 0 takes the tokenizer's.
+    pub codebook_size: u32,
+    /// Rows and columns of the token grid.
+    pub grid: [u32; 2],
+    /// The networks, from scale 1 up.
+    pub scale: Vec<ScaleSection>,
+}
+
+impl Default for ChainSection {
+    fn default() -> Self {
+        ChainSection {
+            model: String::new(),
+            schedule: ScheduleValue::Name("geometric".to_owned()),
+            codebook_size: 0,
+            grid: [16, 16],
+            scale: Vec::new(),
+        }
+    }
+}
+
+/// A noise schedule: a constant redraw probability, or a name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ScheduleValue {
+    Number(f64),
+    Name(String),
+}
+
+/// `[[chain.scale]]`: one network. Lengths and vocabularies that are left out follow from grid, codebook and condition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScaleSection {
+    /// `encoder-decoder` or `gpt`.
+    pub network: String,
+    /// `plain`, `scaled`, `residual` or `residual-scaled` (encoder-decoder).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    pub dim: u32,
+    /// Layers of the GPT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder_depth: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decoder_depth: Option<u32>,
+    /// Attention heads; 16 when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<u32>,
+    /// The encoder's heads, where they differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder_heads: Option<u32>,
+    /// Share of the soft loss in training; 0 is cross entropy with the drawn x_{t-1}, 1 is KL to the posterior.
+    pub alpha: f64,
+    /// The scales this network serves, when it serves several (joint training): `[1, 2, 3, 4]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scales: Option<Vec<u32>>,
+    /// Rows of the input embedding (encoder or GPT).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u32>,
+    /// Rows of the input positions (encoder or GPT).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_length: Option<u32>,
+    /// Leading tokens of the GPT that see one another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unmasked: Option<u32>,
+}
+
+/// `[condition]`: what images are drawn of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConditionSection {
+    /// `none`, `class` or `text`.
+    pub kind: String,
+    /// Number of classes (class).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<u32>,
+    /// Whether there is a learned null class, which guidance needs (class; text always has one).
+    pub null: bool,
+    /// The text tokenizer, a `tokenizer.json` of the tokenizers library (text).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// Ids of the text tokenizer (text).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<u32>,
+    /// Tokens of every text, padding included (text).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<u32>,
+}
+
+impl Default for ConditionSection {
+    fn default() -> Self {
+        let kind = "none".to_owned();
+        ConditionSection { kind, classes: None, null: false, tokenizer: None, vocabulary: None, length: None }
     }
 }

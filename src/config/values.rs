@@ -1,4 +1,4 @@
-//! Value types of pipeline files that TOML has not: `auto`, and sizes in bytes.
+//! Value types of pipeline files that TOML has not: `auto`, sizes in bytes, one value or a list of them.
 
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, Visitor};
 use serde::{Serialize, Serializer};
@@ -139,6 +139,133 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
+/// A setting that may differ per scale: one value for all scales, or a list from scale 1 up. Empty: left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PerScale<T>(pub Vec<T>);
+
+impl<T> PerScale<T> {
+    /// Whether it was left out.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<T> Default for PerScale<T> {
+    fn default() -> Self {
+        PerScale(Vec::new())
+    }
+}
+
+impl<T: Serialize> Serialize for PerScale<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            list => list.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for PerScale<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor {
+            expected: "a number, or a list of numbers from scale 1 up",
+            text: |_| None,
+            list: PerScale,
+        })
+    }
+}
+
+/// Which classes rows are drawn of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LabelChoice {
+    /// All classes where the chain has classes, else nothing.
+    #[default]
+    Auto,
+    /// All classes in turn.
+    All,
+    /// No condition.
+    None,
+    /// These, in turn.
+    List(Vec<u32>),
+}
+
+impl Serialize for LabelChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            LabelChoice::Auto => serializer.serialize_str("auto"),
+            LabelChoice::All => serializer.serialize_str("all"),
+            LabelChoice::None => serializer.serialize_str("none"),
+            LabelChoice::List(classes) => classes.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LabelChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ListVisitor {
+            expected: "\"all\", \"none\", \"auto\", a class or a list of classes",
+            text: |text| match text {
+                "auto" => Some(LabelChoice::Auto),
+                "all" => Some(LabelChoice::All),
+                "none" => Some(LabelChoice::None),
+                _ => None,
+            },
+            list: LabelChoice::List,
+        })
+    }
+}
+
+/// Reads one value as a list of one; `text` reads the words that are allowed besides.
+struct ListVisitor<T, V> {
+    expected: &'static str,
+    text: fn(&str) -> Option<V>,
+    list: fn(Vec<T>) -> V,
+}
+
+impl<T, V> ListVisitor<T, V> {
+    fn one<'de, E: de::Error, D: IntoDeserializer<'de, E>>(self, value: D) -> Result<V, E>
+    where
+        T: Deserialize<'de>,
+    {
+        T::deserialize(value.into_deserializer()).map(|value| (self.list)(vec![value]))
+    }
+}
+
+impl<'de, T: Deserialize<'de>, V> Visitor<'de> for ListVisitor<T, V> {
+    type Value = V;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<V, E> {
+        (self.text)(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<V, E> {
+        self.one(number)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<V, E> {
+        self.one(number)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<V, E> {
+        self.one(number)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<V, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        match list.is_empty() {
+            true => Err(de::Error::invalid_length(0, &self)),
+            false => Ok((self.list)(list)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,6 +280,31 @@ mod tests {
         assert_eq!(ByteSize::parse("99999999999 TiB"), None);
         assert_eq!(ByteSize(1536).to_string(), "1.5 KiB");
         assert_eq!(ByteSize(12).to_string(), "12 B");
+    }
+
+    #[test]
+    fn one_value_or_a_list_of_them() {
+        #[derive(Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default)]
+        struct Keys {
+            #[serde(skip_serializing_if = "PerScale::is_empty")]
+            t: PerScale<f32>,
+            #[serde(skip_serializing_if = "PerScale::is_empty")]
+            k: PerScale<u32>,
+            labels: LabelChoice,
+        }
+        let read = |text: &str| toml::from_str::<Keys>(text).map_err(|error| error.message().to_owned());
+        let keys = read("t = [1, 0.5]\nk = 7\nlabels = [3, 4]").unwrap();
+        assert_eq!((keys.t.0.as_slice(), keys.k.0.as_slice()), (&[1.0, 0.5][..], &[7][..]));
+        assert_eq!(keys.labels, LabelChoice::List(vec![3, 4]));
+        assert_eq!(read(&toml::to_string(&keys).unwrap()), Ok(keys));
+        assert_eq!(read("labels = \"all\"").unwrap(), Keys { labels: LabelChoice::All, ..Keys::default() });
+        assert_eq!(read("labels = 9").unwrap().labels, LabelChoice::List(vec![9]));
+        assert!(read("k = -1").unwrap_err().contains("invalid value: integer `-1`, expected u32"));
+        assert!(read("k = 1.5").unwrap_err().contains("expected u32"));
+        assert!(read("t = \"hot\"").unwrap_err().contains("a number, or a list of numbers from scale 1 up"));
+        assert!(read("t = []").unwrap_err().contains("a number, or a list"));
+        assert!(read("labels = \"some\"").unwrap_err().contains("a class or a list of classes"));
     }
 
     #[test]

@@ -1,11 +1,20 @@
 //! The user's commands, each read top to bottom as the data flows.
 
 pub mod demo;
+pub mod edit;
 pub mod encode;
+pub mod facts;
 pub mod gallery;
 pub mod import;
+mod model;
 mod places;
+mod reading;
+mod running;
+pub mod sample;
+mod sink;
+pub mod text_tokenizer;
 pub mod verify;
+mod work;
 
 pub use places::open_output;
 
@@ -27,7 +36,7 @@ pub enum JobError {
     /// The work is done, but too much of the input was unusable. The data is kept.
     #[error(
         "{rejected} of {samples} samples were rejected, more than run.max_reject_fraction = {limit} allows; \
-         the latents are kept, and rejects/ tells the reasons"
+         what was made is kept, and the rejects beside it tell the reasons"
     )]
     TooManyRejects { rejected: u64, samples: u64, limit: f64 },
     /// The user, or the scheduler, stopped it.

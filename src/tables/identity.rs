@@ -1,16 +1,18 @@
 //! What may change the bytes of an output: a closed list, hashed into the run's identity.
 
-use crate::digest::hex;
+use super::decode::latent_rows;
+use super::run::Run;
+use super::{LatentRow, LatentsWriter, TableError, TableSchema};
+use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Version of the tables' layout and meaning. Raised when files of two versions must not be mixed.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The identity of a run: same identity, same bytes, whatever the workers, ranks, stores or interruptions.
+/// The identity of an `encode` run: same identity, same bytes, whatever the workers, ranks, stores or interruptions.
 ///
 /// The list is closed. The URL and store of the output, rank and world, credentials, timings, host and crate version are
 /// never part of it. Its canonical form is the JSON of the fields in the order they stand here.
@@ -68,23 +70,31 @@ pub struct Selection {
     pub settings: BTreeMap<String, String>,
 }
 
-impl Identity {
-    /// The canonical JSON that is hashed, and stands in clear in every file.
-    pub fn canonical(&self) -> String {
-        serde_json::to_string(self).expect("numbers, strings and a map with string keys are JSON")
+impl Run for Identity {
+    type Row = LatentRow;
+    type Writer = LatentsWriter;
+
+    const TABLE: &'static str = "latents";
+    const REJECTS: &'static str = "rejects";
+    const MANIFEST: &'static str = "manifest.json";
+    const FACTS: &'static str = "run";
+    const BATCH_ROWS: usize = 1024;
+
+    fn schema() -> Result<TableSchema, TableError> {
+        TableSchema::latents()
     }
 
-    /// SHA-256 of the canonical JSON, in hex.
-    pub fn sha256(&self) -> String {
-        hex(&Sha256::digest(self.canonical().as_bytes()))
+    fn rows(batch: &RecordBatch) -> Option<Vec<LatentRow>> {
+        latent_rows(batch)
     }
 
-    /// Every field in which `self` (ours) differs from `recorded`; empty when they are the same.
-    pub fn difference(&self, recorded: &Identity) -> Vec<Difference> {
-        let (mut ours, mut theirs) = (BTreeMap::new(), BTreeMap::new());
-        flatten("", &serde_json::json!(self), &mut ours);
-        flatten("", &serde_json::json!(recorded), &mut theirs);
-        differences(&ours, &theirs)
+    fn tokenizer(&self) -> &str {
+        &self.tokenizer
+    }
+
+    /// None: how many rows a shard becomes is known only once it is read.
+    fn rows_of_unit(_unit: &str) -> Option<u64> {
+        None
     }
 }
 
@@ -104,6 +114,16 @@ impl fmt::Display for Difference {
         let show = |side: &Option<String>| side.clone().unwrap_or_else(|| "nothing".to_owned());
         write!(f, "{}: {} here, {} recorded", self.field, show(&self.ours), show(&self.recorded))
     }
+}
+
+/// Every field in which two canonical identities differ.
+pub(crate) fn difference(ours: &str, recorded: &str) -> Vec<Difference> {
+    let flat = |canonical: &str| {
+        let mut fields = BTreeMap::new();
+        flatten("", &serde_json::from_str(canonical).unwrap_or_default(), &mut fields);
+        fields
+    };
+    differences(&flat(ours), &flat(recorded))
 }
 
 /// Compares two flat records, field by field.

@@ -2,8 +2,9 @@
 
 use super::layout::{Layout, row_group_rows};
 use super::rows::{RowChecksum, Rows};
+use super::run::RowsWriter;
 use super::writer::{TableFile, properties};
-use super::{FileInfo, LatentRow, Provenance, TableError, TableSchema};
+use super::{FileInfo, Identity, LatentRow, Provenance, TableError, TableSchema};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use object_store::ObjectStore;
@@ -38,55 +39,6 @@ pub struct LatentsWriter {
 }
 
 impl LatentsWriter {
-    /// A writer of the file at `path`, for the unit named `unit`. Nothing is written before [`LatentsWriter::finish`]
-    /// succeeds.
-    pub fn create(
-        store: Arc<dyn ObjectStore>,
-        path: Path,
-        unit: &str,
-        provenance: Arc<Provenance>,
-    ) -> Result<LatentsWriter, TableError> {
-        let tokens = provenance.tokens();
-        if tokens == 0 || provenance.codebook_size == 0 || provenance.codebook_size > 1 << 16 {
-            let (height, width) = provenance.grid;
-            let detail =
-                format!("a {height}x{width} grid over {} codes cannot be stored as u16", provenance.codebook_size);
-            return Err(TableError::format(&path, detail));
-        }
-        let table = TableSchema::latents()?;
-        let schema = table.arrow(tokens)?;
-        Ok(LatentsWriter {
-            store,
-            path,
-            unit: unit.to_owned(),
-            provenance,
-            table,
-            schema,
-            rows: Rows::default(),
-            waiting: VecDeque::new(),
-            file: None,
-            written: 0,
-            samples: 0,
-            last_index: None,
-            checksum: RowChecksum::default(),
-        })
-    }
-
-    /// Adds the next row. Rows come in the order of their `index`.
-    pub async fn push(&mut self, row: LatentRow) -> Result<(), TableError> {
-        self.check(&row).map_err(|detail| TableError::Row { unit: self.unit.clone(), index: row.index, detail })?;
-        let text = row.key.len() + row.source.len() + row.caption.as_ref().map_or(0, String::len);
-        if self.rows.keys.len() >= BATCH_ROWS || self.rows.text + text > BATCH_TEXT {
-            self.flush_rows().await?;
-        }
-        self.checksum.add(&row.key, row.index, &row.tokens);
-        self.samples += u64::from(self.last_index != Some(row.index));
-        self.last_index = Some(row.index);
-        self.written += 1;
-        self.rows.push(row, text);
-        Ok(())
-    }
-
     fn check(&self, row: &LatentRow) -> Result<(), String> {
         let (tokens, codes) = (self.provenance.tokens(), self.provenance.codebook_size);
         if row.tokens.len() != tokens {
@@ -148,14 +100,54 @@ impl LatentsWriter {
             .map_err(|error| TableError::parquet(&self.path, error))?;
         TableFile::create(self.store.clone(), self.path.clone(), self.schema.clone(), properties)
     }
+}
 
-    /// Distinct samples among the rows so far.
-    pub fn samples(&self) -> u64 {
+impl RowsWriter<Identity> for LatentsWriter {
+    fn create(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        unit: &str,
+        provenance: Arc<Provenance>,
+    ) -> Result<LatentsWriter, TableError> {
+        provenance.check_grid(&path)?;
+        let table = TableSchema::latents()?;
+        let schema = table.arrow(provenance.tokens())?;
+        Ok(LatentsWriter {
+            store,
+            path,
+            unit: unit.to_owned(),
+            provenance,
+            table,
+            schema,
+            rows: Rows::default(),
+            waiting: VecDeque::new(),
+            file: None,
+            written: 0,
+            samples: 0,
+            last_index: None,
+            checksum: RowChecksum::default(),
+        })
+    }
+
+    async fn push(&mut self, row: LatentRow) -> Result<(), TableError> {
+        self.check(&row).map_err(|detail| TableError::Row { unit: self.unit.clone(), index: row.index, detail })?;
+        let text = row.key.len() + row.source.len() + row.caption.as_ref().map_or(0, String::len);
+        if self.rows.keys.len() >= BATCH_ROWS || self.rows.text + text > BATCH_TEXT {
+            self.flush_rows().await?;
+        }
+        self.checksum.add(&row.key, row.index, &row.tokens);
+        self.samples += u64::from(self.last_index != Some(row.index));
+        self.last_index = Some(row.index);
+        self.written += 1;
+        self.rows.push(row, text);
+        Ok(())
+    }
+
+    fn samples(&self) -> u64 {
         self.samples
     }
 
-    /// Commits the file, of a unit with `rejects` rejects, in one atomic step. Returns what it holds and its size in bytes.
-    pub async fn finish(mut self, rejects: u64) -> Result<(FileInfo, u64), TableError> {
+    async fn finish(mut self, rejects: u64) -> Result<(FileInfo, u64), TableError> {
         self.flush_rows().await?;
         while !self.waiting.is_empty() {
             self.encode_first(false).await?;
@@ -176,8 +168,7 @@ impl LatentsWriter {
         Ok((info, bytes))
     }
 
-    /// Gives up: nothing appears under the file's name, and what was uploaded is given back.
-    pub async fn abort(self) -> Result<(), TableError> {
+    async fn abort(self) -> Result<(), TableError> {
         match self.file {
             Some(file) => file.abort().await,
             None => Ok(()),

@@ -1,18 +1,20 @@
-//! `manifest.json`: what an output directory was begun with. Written once, compared by every run that goes on.
+//! `manifest.json`, `samples-manifest.json`: what an output was begun with. Written once, compared by every run that goes on.
 
+use super::run::Run;
 use super::{Difference, Identity, Provenance, TableError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What an output directory was begun with: the run's identity in clear, and all units with their sources.
+/// What an output was begun with: the run's identity in clear, and all units with their sources.
 ///
 /// It depends on identity and dataset alone, so every rank of every run writes the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Manifest {
+#[serde(bound = "I: Run")]
+pub struct Manifest<I = Identity> {
     /// SHA-256 of the canonical JSON of `identity`.
     pub identity_sha256: String,
-    pub identity: Identity,
+    pub identity: I,
     /// Height and width of the token grid.
     pub grid: (u32, u32),
     /// K: every token is below it.
@@ -44,9 +46,9 @@ pub struct SourceFile {
     pub etag: Option<String>,
 }
 
-impl Manifest {
+impl<I: Run> Manifest<I> {
     /// The manifest of a run with this provenance over these units.
-    pub fn new(provenance: &Provenance, units: Vec<ManifestUnit>) -> Manifest {
+    pub fn new(provenance: &Provenance<I>, units: Vec<ManifestUnit>) -> Manifest<I> {
         Manifest {
             identity_sha256: provenance.identity.sha256(),
             identity: provenance.identity.clone(),
@@ -58,7 +60,7 @@ impl Manifest {
     }
 
     /// What every file of the directory must say of itself.
-    pub fn provenance(&self) -> Provenance {
+    pub fn provenance(&self) -> Provenance<I> {
         Provenance {
             identity: self.identity.clone(),
             grid: self.grid,
@@ -83,9 +85,9 @@ impl Manifest {
     }
 
     /// Reads the text of the manifest at `path`.
-    pub(crate) fn from_json(path: &str, text: &[u8]) -> Result<Manifest, TableError> {
+    pub(crate) fn from_json(path: &str, text: &[u8]) -> Result<Manifest<I>, TableError> {
         let wrong = |detail: String| TableError::Format { path: path.to_owned(), detail };
-        let manifest: Manifest = serde_json::from_slice(text)
+        let manifest: Manifest<I> = serde_json::from_slice(text)
             .map_err(|error| wrong(format!("not a manifest of this version of imagebart: {error}")))?;
         if manifest.identity.sha256() != manifest.identity_sha256 {
             return Err(wrong("identity_sha256 is not the hash of identity: the file was edited".to_owned()));
@@ -94,7 +96,7 @@ impl Manifest {
     }
 
     /// Whether a run that would write `self` may go on in the directory whose manifest `recorded` lies at `path`.
-    pub(crate) fn check(&self, recorded: &Manifest, path: &str) -> Result<(), TableError> {
+    pub(crate) fn check(&self, recorded: &Manifest<I>, path: &str) -> Result<(), TableError> {
         let differences: Vec<Difference> = self.provenance().difference(&recorded.provenance());
         if !differences.is_empty() {
             return Err(TableError::Identity { path: path.to_owned(), differences });
@@ -106,7 +108,7 @@ impl Manifest {
     }
 
     /// The first way in which the dataset is not the recorded one.
-    fn dataset_change(&self, recorded: &Manifest) -> Option<String> {
+    fn dataset_change(&self, recorded: &Manifest<I>) -> Option<String> {
         let theirs: BTreeMap<&str, &ManifestUnit> =
             recorded.units.iter().map(|unit| (unit.name.as_str(), unit)).collect();
         for unit in &self.units {
@@ -171,7 +173,7 @@ mod tests {
         let empty = Manifest { units: Vec::new(), ..manifest };
         assert_eq!(Manifest::from_json(path, empty.to_json().as_bytes()).unwrap(), empty);
         let edited = json.replace("\"seed\": 23", "\"seed\": 24");
-        assert!(Manifest::from_json(path, edited.as_bytes()).unwrap_err().to_string().contains("edited"));
+        assert!(Manifest::<Identity>::from_json(path, edited.as_bytes()).unwrap_err().to_string().contains("edited"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The Parquet tables: schemas, writers and readers, commit protocol, identity and provenance.
 //!
-//! An output directory holds, for every work unit that is done, two files and nothing half-written:
+//! An output directory holds, for every work unit that is done, two files and nothing half-written. An `encode` writes
 //!
 //! ```text
 //! manifest.json                   the run's identity in clear, and every unit with its sources' sizes
@@ -8,16 +8,21 @@
 //! latents/<unit name>.parquet     token grids; once this file is there, the unit is done
 //! ```
 //!
+//! and a `sample` or an `edit` likewise, in the same directory or another: `samples-manifest.json`, `samples-rejects/`,
+//! `samples/`. The two share no file: see [`Run`].
+//!
 //! - [`TableSchema`] reads the columns from `schemas/*.json`: nothing else defines one.
-//! - [`Identity`] is the closed list of what may change an output's bytes; [`Manifest`] records it.
+//! - [`Identity`] and [`SamplesIdentity`] are the closed lists of what may change an output's bytes; [`Manifest`] records
+//!   them.
 //! - [`OutputDir`] knows which units are done, and refuses a directory of another identity.
-//! - [`UnitWriter`] writes one unit and commits it; [`LatentsReader`] reads a whole directory back, and [`LatentsFile`] a
-//!   single file.
+//! - [`UnitWriter`] writes one unit and commits it; [`LatentsReader`] and [`SamplesReader`] read a whole directory back,
+//!   [`LatentsFile`] and [`SamplesFile`] a single file.
 //!
 //! Every file carries its [`Provenance`] in the Parquet key-value metadata, and a seal: the SHA-256 of all its bytes, so
 //! that a single flipped bit anywhere is found by `imagebart verify`.
 
 mod check;
+mod decode;
 mod error;
 mod identity;
 mod latents;
@@ -29,6 +34,9 @@ mod provenance;
 mod read;
 mod rejects;
 mod rows;
+mod run;
+mod samples;
+mod sampling;
 mod schema;
 mod seal;
 mod unit;
@@ -44,9 +52,15 @@ pub use manifest::{Manifest, ManifestUnit, SourceFile};
 pub use names::{path_of_unit, unit_of_path};
 pub use output::OutputDir;
 pub use provenance::{FileInfo, Provenance};
-pub use read::{LatentsFile, LatentsReader, RejectsFile, read_latents, read_rejects};
+pub use read::{
+    LatentsFile, LatentsReader, RejectsFile, RowsFile, SamplesFile, SamplesReader, TableReader, read_latents,
+    read_rejects, read_rejects_of, read_samples, read_table,
+};
 pub use rejects::RejectsWriter;
 pub use rows::RowChecksum;
+pub use run::{RowsWriter, Run, TableRow};
+pub use samples::SamplesWriter;
+pub use sampling::{EditSelection, ImageFile, RowSelection, RowSettings, SampleRow, SamplesIdentity, row_key};
 pub use schema::{Column, TableSchema};
 pub use seal::check_seal;
 pub use unit::{UnitSummary, UnitWriter};
@@ -74,4 +88,18 @@ pub struct LatentRow {
     pub flipped: bool,
     /// Codebook indices, `[h * w]` row-major, each below the codebook size.
     pub tokens: Vec<u16>,
+}
+
+impl TableRow for LatentRow {
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    fn index(&self, _position: u64) -> u64 {
+        self.index
+    }
+
+    fn tokens(&self) -> &[u16] {
+        &self.tokens
+    }
 }

@@ -1,40 +1,41 @@
 //! An output directory: which units are done, whose run it belongs to, and the traces of killed runs.
 
 use super::names::{path_of_unit, unit_of_path};
-use super::{Manifest, TableError};
+use super::run::Run;
+use super::{Identity, Manifest, TableError};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::path::{Path as DiskPath, PathBuf};
 use std::sync::Arc;
 
-const MANIFEST: &str = "manifest.json";
-/// The folders of tables that one run writes.
-const TABLES: [&str; 2] = ["latents", "rejects"];
 /// Several ranks may begin at once, and sweep each other's stage of the manifest; each try finds it nearer to done.
 const MANIFEST_TRIES: usize = 20;
 const DELETES_IN_FLIGHT: usize = 16;
 
-/// An output directory in an object store.
+/// An output directory in an object store, as runs of one kind see it: `OutputDir` is that of `encode`,
+/// `OutputDir<SamplesIdentity>` that of `sample` and `edit`. Both may be one directory ([`OutputDir::of`]).
 ///
 /// A local store must be opened with `LocalFileSystem::with_fsync(true)`: only then does a commit survive a power cut.
 /// Local stores stage an upload as `name#1` and rename it; their listings hide such files, and so they are swept on the
 /// disk itself, below `disk`. Uploads that a killed run left unfinished in an object store cannot be listed through
 /// `object_store`: a lifecycle rule of the bucket ("abort incomplete multipart uploads") removes them.
 #[derive(Clone, Debug)]
-pub struct OutputDir {
+pub struct OutputDir<I = Identity> {
     store: Arc<dyn ObjectStore>,
     root: Path,
     disk: Option<PathBuf>,
+    run: PhantomData<fn() -> I>,
 }
 
 impl OutputDir {
     /// The directory `root` of `store`; `disk` is its path when the store is a local disk.
     pub fn new(store: Arc<dyn ObjectStore>, root: Path, disk: Option<PathBuf>) -> OutputDir {
-        OutputDir { store, root, disk }
+        OutputDir { store, root, disk, run: PhantomData }
     }
 
     /// The local directory `disk`, which must exist.
@@ -43,6 +44,18 @@ impl OutputDir {
         let store = LocalFileSystem::new_with_prefix(disk)
             .map_err(|source| TableError::Store { path: disk.display().to_string(), source })?;
         Ok(OutputDir::new(Arc::new(store.with_fsync(true)), Path::default(), Some(disk.to_owned())))
+    }
+
+    /// Where the latents of `unit` lie.
+    pub fn latents(&self, unit: &str) -> Result<Path, TableError> {
+        self.table(unit)
+    }
+}
+
+impl<I: Run> OutputDir<I> {
+    /// The same directory as runs of another kind see it.
+    pub fn of<J: Run>(&self) -> OutputDir<J> {
+        OutputDir { store: self.store.clone(), root: self.root.clone(), disk: self.disk.clone(), run: PhantomData }
     }
 
     /// The store the directory lies in.
@@ -55,19 +68,19 @@ impl OutputDir {
         &self.root
     }
 
-    /// Where the latents of `unit` lie.
-    pub fn latents(&self, unit: &str) -> Result<Path, TableError> {
-        path_of_unit(&self.root, "latents", unit)
+    /// Where the rows of `unit` lie: its latents, its samples.
+    pub fn table(&self, unit: &str) -> Result<Path, TableError> {
+        path_of_unit(&self.root, I::TABLE, unit)
     }
 
     /// Where the rejects of `unit` lie.
     pub fn rejects(&self, unit: &str) -> Result<Path, TableError> {
-        path_of_unit(&self.root, "rejects", unit)
+        path_of_unit(&self.root, I::REJECTS, unit)
     }
 
     /// The manifest, when the directory has one: its identity is what settings on `auto` take.
-    pub async fn manifest(&self) -> Result<Option<Manifest>, TableError> {
-        let path = self.file(MANIFEST);
+    pub async fn manifest(&self) -> Result<Option<Manifest<I>>, TableError> {
+        let path = self.file(I::MANIFEST);
         match self.get(&path).await? {
             Some(text) => Manifest::from_json(&self.shown(&path), &text).map(Some),
             None => Ok(None),
@@ -76,8 +89,8 @@ impl OutputDir {
 
     /// Begins a run, or goes on with one: writes the manifest once, or compares it with the one that is there. Latents
     /// without a manifest are refused too.
-    pub async fn begin(&self, manifest: &Manifest) -> Result<(), TableError> {
-        let path = self.file(MANIFEST);
+    pub async fn begin(&self, manifest: &Manifest<I>) -> Result<(), TableError> {
+        let path = self.file(I::MANIFEST);
         let mut tries = 0;
         loop {
             if let Some(recorded) = self.manifest().await? {
@@ -85,10 +98,13 @@ impl OutputDir {
                 // Stages of the manifest serve nobody once it is there.
                 return self.sweep_stages_of(&path).await.map(drop);
             }
-            if !self.is_empty("latents").await? {
-                let detail = "missing beside a latents folder: these are not known to be of this run; pass --overwrite \
-                              to delete them, or choose another output directory";
-                return Err(TableError::Format { path: self.shown(&path), detail: detail.to_owned() });
+            if !self.list(I::TABLE).await?.is_empty() {
+                let detail = format!(
+                    "missing beside a {} folder: these are not known to be of this run; pass --overwrite to delete them, \
+                     or choose another output directory",
+                    I::TABLE
+                );
+                return Err(TableError::Format { path: self.shown(&path), detail });
             }
             tries += 1;
             match self.create(&path, manifest.to_json()).await {
@@ -113,10 +129,10 @@ impl OutputDir {
     /// Deletes what this run is about to write anew, for `--overwrite`: the files of its `own` units, and, when
     /// `leftovers` is set (on one rank of the world), all files of units that `manifest` does not have. Then replaces the
     /// manifest. Other ranks' units are theirs to delete.
-    pub async fn overwrite(&self, manifest: &Manifest, own: &[&str], leftovers: bool) -> Result<(), TableError> {
+    pub async fn overwrite(&self, manifest: &Manifest<I>, own: &[&str], leftovers: bool) -> Result<(), TableError> {
         let own: BTreeSet<&str> = own.iter().copied().collect();
         let known: BTreeSet<&str> = manifest.units.iter().map(|unit| unit.name.as_str()).collect();
-        for table in TABLES {
+        for table in [I::TABLE, I::REJECTS] {
             let doomed: Vec<Path> = self
                 .list(table)
                 .await?
@@ -140,13 +156,13 @@ impl OutputDir {
         }
         let units: Vec<&str> = own.into_iter().collect();
         self.sweep(&units).await?;
-        self.put(MANIFEST, manifest.to_json()).await
+        self.put(I::MANIFEST, manifest.to_json()).await
     }
 
     /// Names of the units that are done.
     pub async fn done(&self) -> Result<BTreeSet<String>, TableError> {
-        let paths = self.list("latents").await?;
-        Ok(paths.iter().filter_map(|path| unit_of_path(&self.root, "latents", path)).collect())
+        let paths = self.list(I::TABLE).await?;
+        Ok(paths.iter().filter_map(|path| unit_of_path(&self.root, I::TABLE, path)).collect())
     }
 
     /// Removes what killed runs left of the `own` units: stage files of uploads that were never completed. Those of other
@@ -154,7 +170,7 @@ impl OutputDir {
     pub async fn sweep(&self, own: &[&str]) -> Result<usize, TableError> {
         let mut swept = 0;
         for unit in own {
-            swept += self.sweep_stages_of(&self.latents(unit)?).await?;
+            swept += self.sweep_stages_of(&self.table(unit)?).await?;
             swept += self.sweep_stages_of(&self.rejects(unit)?).await?;
         }
         Ok(swept)
@@ -180,7 +196,7 @@ impl OutputDir {
             let top = folder == *disk;
             for (path, is_dir) in entries(&folder).await? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if is_dir && (!top || TABLES.contains(&name.as_str())) {
+                if is_dir && (!top || [I::TABLE, I::REJECTS].contains(&name.as_str())) {
                     folders.push(path);
                 } else if !is_dir && is_stage(&name) {
                     found.push(path.strip_prefix(disk).unwrap_or(&path).display().to_string());
@@ -210,10 +226,6 @@ impl OutputDir {
             Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
             Err(error) => Err(TableError::store(&folder, error)),
         }
-    }
-
-    async fn is_empty(&self, table: &str) -> Result<bool, TableError> {
-        Ok(self.list(table).await?.is_empty())
     }
 
     async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {

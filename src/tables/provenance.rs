@@ -1,6 +1,7 @@
 //! What every file says of itself, in the Parquet key-value metadata.
 
 use super::identity::{Difference, Identity, differences};
+use super::run::Run;
 use super::{TableError, TableSchema};
 use object_store::path::Path;
 use parquet::file::metadata::KeyValue;
@@ -22,24 +23,33 @@ const CHECKSUM: &str = "imagebart.checksum";
 
 /// What all files of one run have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Provenance {
-    pub identity: Identity,
+pub struct Provenance<I = Identity> {
+    pub identity: I,
     /// Height and width of the token grid.
     pub grid: (u32, u32),
     /// K: every token is below it. At most 65536.
     pub codebook_size: u32,
-    /// Crops times flips: the rows an image becomes.
+    /// Crops times flips: the rows an image becomes. 1 in samples.
     pub rows_per_image: u32,
 }
 
-impl Provenance {
+impl<I: Run> Provenance<I> {
     /// Tokens of a row: height times width of the grid.
     pub fn tokens(&self) -> usize {
         (self.grid.0 as usize).saturating_mul(self.grid.1 as usize)
     }
 
+    /// Refuses a grid whose tokens the file at `path` cannot hold as u16.
+    pub(crate) fn check_grid(&self, path: &Path) -> Result<(), TableError> {
+        if self.tokens() > 0 && (1..=1 << 16).contains(&self.codebook_size) {
+            return Ok(());
+        }
+        let ((height, width), codes) = (self.grid, self.codebook_size);
+        Err(TableError::format(path, format!("a {height}x{width} grid over {codes} codes cannot be stored as u16")))
+    }
+
     /// Every field in which `self` differs from `recorded`.
-    pub fn difference(&self, recorded: &Provenance) -> Vec<Difference> {
+    pub fn difference(&self, recorded: &Provenance<I>) -> Vec<Difference> {
         let mut all = self.identity.difference(&recorded.identity);
         all.extend(differences(&self.facts(), &recorded.facts()));
         all
@@ -59,7 +69,7 @@ impl Provenance {
             (TABLE, schema.id()),
             (IDENTITY, self.identity.sha256()),
             (IDENTITY_FIELDS, self.identity.canonical()),
-            (TOKENIZER, self.identity.tokenizer.clone()),
+            (TOKENIZER, self.identity.tokenizer().to_owned()),
             (GRID, format!("{}x{}", self.grid.0, self.grid.1)),
             (CODEBOOK_SIZE, self.codebook_size.to_string()),
             (ROWS_PER_IMAGE, self.rows_per_image.to_string()),
@@ -72,13 +82,13 @@ impl Provenance {
 
 /// Everything one file says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileInfo {
-    pub provenance: Provenance,
+pub struct FileInfo<I = Identity> {
+    pub provenance: Provenance<I>,
     /// The work unit's name.
     pub unit: String,
     /// Rows of this file.
     pub rows: u64,
-    /// Samples that gave rows: distinct indexes of the unit's latents.
+    /// Samples that gave rows: distinct indexes of the unit's latents, every row of samples.
     pub samples: u64,
     /// Rows of the unit's rejects.
     pub rejects: u64,
@@ -87,7 +97,7 @@ pub struct FileInfo {
     pub checksum: Option<String>,
 }
 
-impl FileInfo {
+impl<I: Run> FileInfo<I> {
     /// What is known of a file only once its rows are written.
     pub(crate) fn totals(&self) -> Vec<KeyValue> {
         let counts = [(ROWS, self.rows), (SAMPLES, self.samples), (REJECTS, self.rejects)];
@@ -102,7 +112,7 @@ impl FileInfo {
         path: &Path,
         schema: &TableSchema,
         metadata: Option<&Vec<KeyValue>>,
-    ) -> Result<FileInfo, TableError> {
+    ) -> Result<FileInfo<I>, TableError> {
         let mut values = BTreeMap::new();
         for pair in metadata.into_iter().flatten() {
             if values.insert(pair.key.as_str(), pair.value.as_deref().unwrap_or_default()).is_some() {
@@ -156,14 +166,14 @@ impl<'a> Fields<'a> {
     }
 
     /// The identity in clear, which must agree with its hash and with the tokenizer's fingerprint beside it.
-    fn identity(&self) -> Result<Identity, TableError> {
+    fn identity<I: Run>(&self) -> Result<I, TableError> {
         let wrong = |detail: String| TableError::format(self.path, detail);
-        let identity: Identity = serde_json::from_str(self.text(IDENTITY_FIELDS)?)
+        let identity: I = serde_json::from_str(self.text(IDENTITY_FIELDS)?)
             .map_err(|error| wrong(format!("{IDENTITY_FIELDS} is not an identity of this version: {error}")))?;
         if identity.sha256() != self.text(IDENTITY)? {
             return Err(wrong(format!("{IDENTITY} is not the hash of {IDENTITY_FIELDS}")));
         }
-        if identity.tokenizer != self.text(TOKENIZER)? {
+        if identity.tokenizer() != self.text(TOKENIZER)? {
             return Err(wrong(format!("{TOKENIZER} is not the fingerprint in {IDENTITY_FIELDS}")));
         }
         Ok(identity)

@@ -1,10 +1,11 @@
 //! Reading the tables back, with schema and provenance checked.
 
-use super::provenance::FileInfo;
-use super::{CropRect, LatentRow, OutputDir, Provenance, TableError, TableSchema};
-use crate::reject::{Reason, Reject};
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, SchemaRef, UInt16Type, UInt32Type, UInt64Type};
+use super::decode::reject_rows;
+use super::run::Run;
+use super::{FileInfo, Identity, OutputDir, Provenance, SamplesIdentity, TableError, TableSchema};
+use crate::reject::Reject;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -19,39 +20,58 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Rows of a batch, unless the caller wants another number.
-const BATCH_ROWS: usize = 1024;
-
 /// Opens the latents file at `path`.
 pub async fn read_latents(store: Arc<dyn ObjectStore>, path: &Path) -> Result<LatentsFile, TableError> {
-    let table = TableFile::open(store, path, &TableSchema::latents()?).await?;
-    Ok(LatentsFile { table })
+    read_table(store, path).await
 }
 
-/// Opens the rejects file at `path`.
+/// Opens the samples file at `path`.
+pub async fn read_samples(store: Arc<dyn ObjectStore>, path: &Path) -> Result<SamplesFile, TableError> {
+    read_table(store, path).await
+}
+
+/// Opens the rejects file at `path`, of an `encode`.
 pub async fn read_rejects(store: Arc<dyn ObjectStore>, path: &Path) -> Result<RejectsFile, TableError> {
-    let table = TableFile::open(store, path, &TableSchema::rejects()?).await?;
-    Ok(RejectsFile { table })
+    read_rejects_of(store, path).await
 }
 
-/// A file of latents that is what it says.
-pub struct LatentsFile {
-    table: TableFile,
+/// Opens the file of rows at `path`, of runs of kind `I`.
+pub async fn read_table<I: Run>(store: Arc<dyn ObjectStore>, path: &Path) -> Result<RowsFile<I>, TableError> {
+    Ok(RowsFile { table: TableFile::open(store, path, &I::schema()?).await? })
 }
+
+/// Opens the rejects file at `path`, of runs of kind `I`.
+pub async fn read_rejects_of<I: Run>(store: Arc<dyn ObjectStore>, path: &Path) -> Result<RejectsFile<I>, TableError> {
+    Ok(RejectsFile { table: TableFile::open(store, path, &TableSchema::rejects()?).await? })
+}
+
+/// A file of rows that is what it says.
+pub struct RowsFile<I: Run> {
+    table: TableFile<I>,
+}
+
+/// A file of latents.
+pub type LatentsFile = RowsFile<Identity>;
+
+/// A file of samples.
+pub type SamplesFile = RowsFile<SamplesIdentity>;
 
 /// A file of rejects that is what it says.
-pub struct RejectsFile {
-    table: TableFile,
+pub struct RejectsFile<I: Run = Identity> {
+    table: TableFile<I>,
 }
 
-struct TableFile {
+/// Rejects that a reader takes at a time.
+const REJECTS: usize = 1024;
+
+struct TableFile<I> {
     path: Path,
-    info: FileInfo,
+    info: FileInfo<I>,
     builder: ParquetRecordBatchStreamBuilder<ObjectReader>,
 }
 
-impl TableFile {
-    async fn open(store: Arc<dyn ObjectStore>, path: &Path, table: &TableSchema) -> Result<TableFile, TableError> {
+impl<I: Run> TableFile<I> {
+    async fn open(store: Arc<dyn ObjectStore>, path: &Path, table: &TableSchema) -> Result<TableFile<I>, TableError> {
         let size = store.head(path).await.map_err(|error| TableError::store(path, error))?.size;
         let reader = ObjectReader { store, path: path.clone(), size };
         let builder =
@@ -100,9 +120,9 @@ fn schema_difference(expected: &SchemaRef, found: &SchemaRef) -> Option<String> 
     Some(format!("the columns are not those of the table: lacks [{lacks}], has besides [{extra}], changed [{changed}]"))
 }
 
-impl LatentsFile {
+impl<I: Run> RowsFile<I> {
     /// What the file says of itself.
-    pub fn info(&self) -> &FileInfo {
+    pub fn info(&self) -> &FileInfo<I> {
         &self.table.info
     }
 
@@ -112,19 +132,19 @@ impl LatentsFile {
     }
 
     /// The rows, in file order.
-    pub fn rows(self) -> Result<BoxStream<'static, Result<LatentRow, TableError>>, TableError> {
+    pub fn rows(self) -> Result<BoxStream<'static, Result<I::Row, TableError>>, TableError> {
         let path = self.table.path.clone();
         let rows = move |batch: RecordBatch| {
-            let rows = latent_rows(&batch).ok_or_else(|| TableError::format(&path, "a column has the wrong type"));
+            let rows = I::rows(&batch).ok_or_else(|| TableError::format(&path, "a column has the wrong type"));
             futures::stream::iter(rows.map_or_else(|error| vec![Err(error)], |rows| rows.into_iter().map(Ok).collect()))
         };
-        Ok(self.batches(BATCH_ROWS)?.map_ok(rows).try_flatten().boxed())
+        Ok(self.batches(I::BATCH_ROWS)?.map_ok(rows).try_flatten().boxed())
     }
 }
 
-impl RejectsFile {
+impl<I: Run> RejectsFile<I> {
     /// What the file says of itself.
-    pub fn info(&self) -> &FileInfo {
+    pub fn info(&self) -> &FileInfo<I> {
         &self.table.info
     }
 
@@ -141,104 +161,44 @@ impl RejectsFile {
                 .ok_or_else(|| TableError::format(&path, "a reject has a reason or stage unknown to this version"));
             futures::stream::iter(rows.map_or_else(|error| vec![Err(error)], |rows| rows.into_iter().map(Ok).collect()))
         };
-        Ok(self.batches(BATCH_ROWS)?.map_ok(rows).try_flatten().boxed())
+        Ok(self.batches(REJECTS)?.map_ok(rows).try_flatten().boxed())
     }
 }
 
-/// A batch's rows; none when it is not a batch of latents.
-fn latent_rows(batch: &RecordBatch) -> Option<Vec<LatentRow>> {
-    let column = |name: &str| batch.column_by_name(name);
-    let keys = column("key")?.as_string_opt::<i32>()?;
-    let sources = strings(column("source")?)?;
-    let indexes = column("index")?.as_primitive_opt::<UInt64Type>()?;
-    let labels = column("label")?.as_primitive_opt::<Int32Type>()?;
-    let captions = column("caption")?.as_string_opt::<i32>()?;
-    let widths = column("width")?.as_primitive_opt::<UInt32Type>()?;
-    let heights = column("height")?.as_primitive_opt::<UInt32Type>()?;
-    let crop = column("crop")?.as_struct_opt()?;
-    let part = |name: &str| crop.column_by_name(name)?.as_primitive_opt::<UInt32Type>();
-    let (xs, ys, sizes) = (part("x")?, part("y")?, part("size")?);
-    let flipped = column("flipped")?.as_boolean_opt()?;
-    let tokens = column("tokens")?.as_fixed_size_list_opt()?;
-    let length = usize::try_from(tokens.value_length()).ok()?;
-    let values = tokens.values().as_primitive_opt::<UInt16Type>()?.values();
-    (0..batch.num_rows())
-        .map(|row| {
-            let start = tokens.value_offset_at(row);
-            Some(LatentRow {
-                key: keys.value(row).to_owned(),
-                source: sources.get(row)?.clone(),
-                index: indexes.value(row),
-                label: labels.is_valid(row).then(|| labels.value(row)),
-                caption: captions.is_valid(row).then(|| captions.value(row).to_owned()),
-                width: widths.value(row),
-                height: heights.value(row),
-                crop: CropRect { x: xs.value(row), y: ys.value(row), size: sizes.value(row) },
-                flipped: flipped.value(row),
-                tokens: values.get(start..start + length)?.to_vec(),
-            })
-        })
-        .collect()
-}
-
-fn reject_rows(batch: &RecordBatch) -> Option<Vec<Reject>> {
-    let column = |name: &str| batch.column_by_name(name);
-    let keys = column("key")?.as_string_opt::<i32>()?;
-    let messages = column("message")?.as_string_opt::<i32>()?;
-    let indexes = column("index")?.as_primitive_opt::<UInt64Type>()?;
-    let (sources, units) = (strings(column("source")?)?, strings(column("unit")?)?);
-    let (stages, reasons) = (strings(column("stage")?)?, strings(column("reason")?)?);
-    (0..batch.num_rows())
-        .map(|row| {
-            let stage = stages.get(row)?;
-            Some(Reject {
-                source: sources.get(row)?.clone(),
-                key: keys.value(row).to_owned(),
-                index: indexes.value(row),
-                unit: units.get(row)?.clone(),
-                stage: ["read", "decode", "tokenize"].into_iter().find(|known| known == stage)?,
-                reason: Reason::ALL.into_iter().find(|known| known.code() == reasons[row])?,
-                message: messages.value(row).to_owned(),
-            })
-        })
-        .collect()
-}
-
-/// The values of a dictionary column of strings.
-fn strings(column: &Arc<dyn Array>) -> Option<Vec<String>> {
-    let column = column.as_dictionary_opt::<Int32Type>()?;
-    let values = column.downcast_dict::<arrow::array::StringArray>()?;
-    values.into_iter().map(|value| value.map(str::to_owned)).collect()
-}
-
-/// The latents of a whole output directory, in the manifest's order of units, which refuses to mix runs.
-pub struct LatentsReader {
-    dir: OutputDir,
+/// The rows of a whole output directory, in the manifest's order of units, which refuses to mix runs.
+pub struct TableReader<I: Run> {
+    dir: OutputDir<I>,
     units: Vec<String>,
-    provenance: Arc<Provenance>,
+    provenance: Arc<Provenance<I>>,
     first: Path,
 }
 
-impl LatentsReader {
-    /// Opens all latents that are done in `dir`. Without a manifest, units come in the order of their paths and the first
+/// The latents of a whole output directory.
+pub type LatentsReader = TableReader<Identity>;
+
+/// The samples of a whole output directory.
+pub type SamplesReader = TableReader<SamplesIdentity>;
+
+impl<I: Run> TableReader<I> {
+    /// Opens all units that are done in `dir`. Without a manifest, units come in the order of their paths and the first
     /// file says what the others must match.
-    pub async fn open(dir: OutputDir) -> Result<LatentsReader, TableError> {
+    pub async fn open(dir: OutputDir<I>) -> Result<TableReader<I>, TableError> {
         let done = dir.done().await?;
-        let nothing = || TableError::format(dir.root(), "there are no latents here");
+        let nothing = || TableError::format(dir.root(), format!("there are no {} here", I::TABLE));
         if let Some(manifest) = dir.manifest().await? {
             let provenance = Arc::new(manifest.provenance());
             let units = manifest.units.into_iter().map(|unit| unit.name).filter(|name| done.contains(name)).collect();
-            let first = dir.root().clone().join("manifest.json");
-            return Ok(LatentsReader { dir, units, provenance, first });
+            let first = dir.root().clone().join(I::MANIFEST);
+            return Ok(TableReader { dir, units, provenance, first });
         }
         let units: Vec<String> = done.into_iter().collect();
-        let first = dir.latents(units.first().ok_or_else(nothing)?)?;
-        let provenance = read_latents(dir.store().clone(), &first).await?.info().provenance.clone();
-        Ok(LatentsReader { dir, units, provenance: Arc::new(provenance), first })
+        let first = dir.table(units.first().ok_or_else(nothing)?)?;
+        let provenance = read_table::<I>(dir.store().clone(), &first).await?.info().provenance.clone();
+        Ok(TableReader { dir, units, provenance: Arc::new(provenance), first })
     }
 
     /// What all files have in common: identity, grid, codebook size.
-    pub fn provenance(&self) -> &Provenance {
+    pub fn provenance(&self) -> &Provenance<I> {
         &self.provenance
     }
 
@@ -248,9 +208,9 @@ impl LatentsReader {
     }
 
     /// Opens the file of one unit. Refuses it when it is of another run.
-    pub async fn file(&self, unit: &str) -> Result<LatentsFile, TableError> {
-        let path = self.dir.latents(unit)?;
-        let file = read_latents(self.dir.store().clone(), &path).await?;
+    pub async fn file(&self, unit: &str) -> Result<RowsFile<I>, TableError> {
+        let path = self.dir.table(unit)?;
+        let file = read_table::<I>(self.dir.store().clone(), &path).await?;
         // Our side is the file that is refused: "here" is where the user looks.
         let differences = file.info().provenance.difference(&self.provenance);
         if !differences.is_empty() {
@@ -269,7 +229,7 @@ impl LatentsReader {
     }
 
     /// Every row of every unit.
-    pub fn rows(&self) -> BoxStream<'_, Result<LatentRow, TableError>> {
+    pub fn rows(&self) -> BoxStream<'_, Result<I::Row, TableError>> {
         futures::stream::iter(&self.units)
             .then(move |unit| async move { self.file(unit).await?.rows() })
             .try_flatten()

@@ -1,7 +1,8 @@
 //! The writer of the `rejects` table: what was not encoded, and why.
 
+use super::run::Run;
 use super::writer::{TableFile, properties};
-use super::{FileInfo, Provenance, TableError, TableSchema};
+use super::{FileInfo, Identity, Provenance, TableError, TableSchema};
 use crate::reject::Reject;
 use arrow::array::{ArrayRef, StringArray, StringDictionaryBuilder, UInt64Array};
 use arrow::datatypes::{Field, Int32Type, SchemaRef};
@@ -19,25 +20,25 @@ const ROW_GROUP_ROWS: usize = 1 << 16;
 const MAX_TEXT: usize = 4096;
 
 /// Writes the rejects of one work unit.
-pub struct RejectsWriter {
+pub struct RejectsWriter<I = Identity> {
     file: TableFile,
     path: Path,
     unit: String,
-    provenance: Arc<Provenance>,
+    provenance: Arc<Provenance<I>>,
     schema: SchemaRef,
     rows: Vec<Reject>,
     written: u64,
 }
 
-impl RejectsWriter {
+impl<I: Run> RejectsWriter<I> {
     /// A writer of the file at `path`, for the unit named `unit`. Nothing appears before [`RejectsWriter::finish`]
     /// succeeds.
     pub fn create(
         store: Arc<dyn ObjectStore>,
         path: Path,
         unit: &str,
-        provenance: Arc<Provenance>,
-    ) -> Result<RejectsWriter, TableError> {
+        provenance: Arc<Provenance<I>>,
+    ) -> Result<RejectsWriter<I>, TableError> {
         let table = TableSchema::rejects()?;
         let schema = table.arrow(provenance.tokens())?;
         let properties = properties(provenance.to_metadata(&table, unit))

@@ -1,11 +1,12 @@
 //! The tables' columns, read from `schemas/*.json`: nothing else defines one.
 
 use super::TableError;
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use serde::Deserialize;
 use std::sync::Arc;
 
 const LATENTS: &str = include_str!("../../schemas/latents.json");
+const SAMPLES: &str = include_str!("../../schemas/samples.json");
 const REJECTS: &str = include_str!("../../schemas/rejects.json");
 
 /// A table as its schema file describes it.
@@ -27,8 +28,8 @@ pub struct TableSchema {
 #[serde(deny_unknown_fields)]
 pub struct Column {
     pub name: String,
-    /// `utf8`, `dictionary<utf8>`, `bool`, `u16`, `u32`, `u64`, `i32`, `f32`, `struct` (with `fields`), or
-    /// `fixed_size_list<u16>[tokens]`, whose length is that of the token grid.
+    /// `utf8`, `dictionary<utf8>`, `binary`, `bool`, `u16`, `u32`, `u64`, `i32`, `f32`, `list<u32>`, `list<f32>`, `struct`
+    /// (with `fields`), or `fixed_size_list<u16>[tokens]`, whose length is that of the token grid.
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(default)]
@@ -42,6 +43,11 @@ impl TableSchema {
     /// The `latents` table: token grids.
     pub fn latents() -> Result<TableSchema, TableError> {
         TableSchema::parse("latents", LATENTS)
+    }
+
+    /// The `samples` table: drawn images.
+    pub fn samples() -> Result<TableSchema, TableError> {
+        TableSchema::parse("samples", SAMPLES)
     }
 
     /// The `rejects` table: samples that were not encoded.
@@ -79,6 +85,9 @@ impl TableSchema {
         let kind = match column.kind.as_str() {
             "utf8" => DataType::Utf8,
             "dictionary<utf8>" => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+            "binary" => DataType::Binary,
+            "list<u32>" => DataType::List(element(DataType::UInt32)),
+            "list<f32>" => DataType::List(element(DataType::Float32)),
             "bool" => DataType::Boolean,
             "u16" => DataType::UInt16,
             "u32" => DataType::UInt32,
@@ -89,13 +98,17 @@ impl TableSchema {
             "fixed_size_list<u16>[tokens]" => {
                 let length =
                     i32::try_from(tokens).map_err(|_| wrong(format!("a grid of {tokens} tokens is too large")))?;
-                // "element" is the name the Parquet specification gives to a list's items.
-                DataType::FixedSizeList(Arc::new(Field::new("element", DataType::UInt16, false)), length)
+                DataType::FixedSizeList(element(DataType::UInt16), length)
             }
             other => return Err(wrong(format!("column {} has the unknown type \"{other}\"", column.name))),
         };
         Ok(Field::new(&column.name, kind, column.nullable))
     }
+}
+
+/// A list's items. "element" is the name the Parquet specification gives them.
+fn element(kind: DataType) -> FieldRef {
+    Arc::new(Field::new("element", kind, false))
 }
 
 #[cfg(test)]
@@ -117,6 +130,15 @@ mod tests {
         assert_eq!(nullable, ["label", "caption"]);
         let DataType::FixedSizeList(item, length) = schema.field(9).data_type() else { panic!("{schema}") };
         assert_eq!((item.data_type(), *length), (&DataType::UInt16, 256));
+
+        let samples = TableSchema::samples().unwrap().arrow(256).unwrap();
+        let names: Vec<&str> = samples.fields().iter().map(|field| field.name().as_str()).collect();
+        let settings = ["temperature", "top_k", "top_p", "guidance"];
+        let facts = ["key", "prompt", "label", "seed", "tokens", "image", "score", "rank", "accepted", "parent"];
+        assert_eq!(names, [&facts[..], &settings].concat());
+        let nullable: Vec<&str> =
+            samples.fields().iter().filter(|field| field.is_nullable()).map(|field| field.name().as_str()).collect();
+        assert_eq!(nullable, ["prompt", "label", "image", "score", "rank", "parent"]);
 
         let rejects = TableSchema::rejects().unwrap().arrow(0).unwrap();
         let names: Vec<&str> = rejects.fields().iter().map(|field| field.name().as_str()).collect();

@@ -1,20 +1,21 @@
-//! One work unit's output, committed as one: its rejects first, then its latents.
+//! One work unit's output, committed as one: its rejects first, then its rows.
 
-use super::{LatentRow, LatentsWriter, OutputDir, Provenance, RejectsWriter, TableError};
+use super::run::{RowsWriter, Run};
+use super::{Identity, OutputDir, Provenance, RejectsWriter, TableError};
 use crate::reject::Reject;
 use std::sync::Arc;
 
-/// Writes the two files of one work unit. Until [`UnitWriter::commit`], neither is visible; once the latents are, the unit
-/// is done. Killed in between, the unit is not done, and the next run writes both again, byte for byte.
-pub struct UnitWriter {
-    latents: LatentsWriter,
-    rejects: RejectsWriter,
+/// Writes the two files of one work unit. Until [`UnitWriter::commit`], neither is visible; once the rows are, the unit is
+/// done. Killed in between, the unit is not done, and the next run writes both again, byte for byte.
+pub struct UnitWriter<I: Run = Identity> {
+    rows: I::Writer,
+    rejects: RejectsWriter<I>,
 }
 
 /// What a committed unit holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnitSummary {
-    /// Rows of latents.
+    /// Rows of latents or samples.
     pub rows: u64,
     /// Samples that gave rows.
     pub samples: u64,
@@ -24,19 +25,23 @@ pub struct UnitSummary {
     pub bytes: u64,
 }
 
-impl UnitWriter {
+impl<I: Run> UnitWriter<I> {
     /// A writer of the unit named `unit` in `dir`.
-    pub fn create(dir: &OutputDir, provenance: &Arc<Provenance>, unit: &str) -> Result<UnitWriter, TableError> {
+    pub fn create(
+        dir: &OutputDir<I>,
+        provenance: &Arc<Provenance<I>>,
+        unit: &str,
+    ) -> Result<UnitWriter<I>, TableError> {
         let store = dir.store();
         Ok(UnitWriter {
-            latents: LatentsWriter::create(store.clone(), dir.latents(unit)?, unit, provenance.clone())?,
+            rows: I::Writer::create(store.clone(), dir.table(unit)?, unit, provenance.clone())?,
             rejects: RejectsWriter::create(store.clone(), dir.rejects(unit)?, unit, provenance.clone())?,
         })
     }
 
     /// Adds the next row, in the order of the input.
-    pub async fn row(&mut self, row: LatentRow) -> Result<(), TableError> {
-        self.latents.push(row).await
+    pub async fn row(&mut self, row: I::Row) -> Result<(), TableError> {
+        self.rows.push(row).await
     }
 
     /// Adds the next reject.
@@ -46,22 +51,22 @@ impl UnitWriter {
 
     /// Makes the unit done. A unit without rows or rejects has empty files.
     pub async fn commit(self) -> Result<UnitSummary, TableError> {
-        let (samples, rejects) = (self.latents.samples(), self.rejects.rows());
+        let (samples, rejects) = (self.rows.samples(), self.rejects.rows());
         let rejects_bytes = match self.rejects.finish(samples).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 // The first error tells what happened; one of the cleaning up would hide it.
-                let _ = self.latents.abort().await;
+                let _ = self.rows.abort().await;
                 return Err(error);
             }
         };
-        let (info, latents_bytes) = self.latents.finish(rejects).await?;
-        Ok(UnitSummary { rows: info.rows, samples, rejects, bytes: rejects_bytes + latents_bytes })
+        let (info, rows_bytes) = self.rows.finish(rejects).await?;
+        Ok(UnitSummary { rows: info.rows, samples, rejects, bytes: rejects_bytes + rows_bytes })
     }
 
     /// Drops the unit's output. Nothing of it appears.
     pub async fn abort(self) -> Result<(), TableError> {
-        let (rejects, latents) = (self.rejects.abort().await, self.latents.abort().await);
-        rejects.and(latents)
+        let (rejects, rows) = (self.rejects.abort().await, self.rows.abort().await);
+        rejects.and(rows)
     }
 }

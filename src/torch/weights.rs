@@ -124,6 +124,17 @@ impl WeightsFile {
         Ok(Weights { origin, metadata: self.metadata.clone(), tensors, fingerprint: hex(&hash.finalize()) })
     }
 
+    /// The [`fingerprint`](Weights::fingerprint) of the weights, from one tensor's bytes at a time.
+    pub fn fingerprint(&mut self) -> Result<String, WeightsError> {
+        let mut hash = Sha256::new();
+        let names: Vec<String> = self.tensors.keys().cloned().collect();
+        for name in names {
+            let (info, bytes) = self.bytes(&name)?;
+            hash_tensor(&mut hash, &name, info.dtype, &shape_of(&info), &bytes);
+        }
+        Ok(hex(&hash.finalize()))
+    }
+
     fn bytes(&mut self, name: &str) -> Result<(TensorInfo, Vec<u8>), WeightsError> {
         let no_tensor = || WeightsError::NoTensor { origin: self.path.display().to_string(), tensor: name.to_owned() };
         let info = self.tensors.get(name).cloned().ok_or_else(no_tensor)?;
@@ -235,6 +246,12 @@ impl Weights {
     pub fn get(&self, name: &str) -> Result<&Tensor, WeightsError> {
         let missing = || WeightsError::NoTensor { origin: self.origin.clone(), tensor: name.to_owned() };
         self.tensors.get(name).ok_or_else(missing)
+    }
+
+    /// Those whose names begin with `prefix`, without it. Origin and fingerprint stay those of the whole.
+    pub fn below(self, prefix: &str) -> Weights {
+        let named = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor));
+        Weights { tensors: self.tensors.into_iter().filter_map(named).collect(), ..self }
     }
 
     /// Fails unless these are exactly the tensors of a network.

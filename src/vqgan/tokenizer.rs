@@ -110,16 +110,22 @@ impl Tokenizer {
         config: Option<VqganConfig>,
         options: TokenizerOptions,
     ) -> Result<Tokenizer, TokenizerError> {
-        let path = path.as_ref();
-        let mut file = WeightsFile::open(path)?;
-        let written = VqganConfig::from_metadata(file.metadata())
-            .map_err(|source| TokenizerError::Config { path: path.to_path_buf(), source })?;
-        let mut config = written.or(config).ok_or_else(|| TokenizerError::NoShape { path: path.to_path_buf() })?;
-        // Released configs name the remap by a path of the authors' machine; what counts is the tensor.
-        config.used = file.shape("quantize.used").and_then(|shape| shape.first().copied());
-        config.validate().map_err(|source| TokenizerError::Config { path: path.to_path_buf(), source })?;
+        let mut file = WeightsFile::open(path.as_ref())?;
+        let config = Tokenizer::config_of(&file, config)?;
         let weights = file.load(&config.tensors())?;
         Tokenizer::new(config, &weights, options)
+    }
+
+    /// The network's shape as a file's header tells it: from its metadata, else `config`. Reads no weights.
+    pub fn config_of(file: &WeightsFile, config: Option<VqganConfig>) -> Result<VqganConfig, TokenizerError> {
+        let wrong = |source| TokenizerError::Config { path: file.path().to_path_buf(), source };
+        let written = VqganConfig::from_metadata(file.metadata()).map_err(wrong)?;
+        let no_shape = || TokenizerError::NoShape { path: file.path().to_path_buf() };
+        let mut config = written.or(config).ok_or_else(no_shape)?;
+        // Released configs name the remap by a path of the authors' machine; what counts is the tensor.
+        config.used = file.shape("quantize.used").and_then(|shape| shape.first().copied());
+        config.validate().map_err(wrong)?;
+        Ok(config)
     }
 
     /// A tokenizer of weights in memory.

@@ -1,6 +1,7 @@
 //! What the tests of the binary share: small datasets, a small tokenizer, and running `imagebart`.
 #![allow(dead_code)]
 
+pub mod model;
 #[path = "../skip/mod.rs"]
 mod skip;
 

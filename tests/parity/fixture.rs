@@ -20,6 +20,7 @@ pub struct Fixture {
     compared: BTreeSet<String>,
     largest: (f64, String),
     exact: BTreeSet<String>,
+    excused: BTreeSet<String>,
     failures: Vec<String>,
 }
 
@@ -29,7 +30,8 @@ impl Fixture {
         let config = file.metadata().get("config").map_or("null", String::as_str);
         let config = serde_json::from_str(config)?;
         let largest = (0.0, String::new());
-        Ok(Fixture { file, config, compared: BTreeSet::new(), largest, exact: BTreeSet::new(), failures: Vec::new() })
+        let (compared, exact, excused) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Ok(Fixture { file, config, compared, largest, exact, excused, failures: Vec::new() })
     }
 
     /// A tensor, as it is in the file.
@@ -48,6 +50,11 @@ impl Fixture {
         }
         self.compared.extend(self.file.names().filter(|name| name.starts_with("out.")).map(str::to_owned));
         self.largest.0 = error;
+    }
+
+    /// The cases that the config lists.
+    pub fn cases(&self) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
+        Ok(self.config.get("cases").and_then(Value::as_array).ok_or("the config has no cases")?.clone())
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -94,6 +101,11 @@ impl Fixture {
         Ok(())
     }
 
+    /// Leaves out an output that cannot be compared, for a reason that the caller states.
+    pub fn excuse(&mut self, name: &str) {
+        self.excused.insert(name.to_owned());
+    }
+
     /// Compares an output of integers, which must be equal.
     pub fn equal(&mut self, name: &str, ours: &Tensor) -> Outcome {
         let expected = self.expected(name)?;
@@ -114,7 +126,7 @@ impl Fixture {
     /// The line of the table, or what disagreed. An output that nothing was compared with is a failure.
     pub fn finish(mut self) -> Result<String, String> {
         let left: Vec<String> = self.file.names().filter(|name| name.starts_with("out.")).map(str::to_owned).collect();
-        for name in left.iter().filter(|name| !self.compared.contains(*name)) {
+        for name in left.iter().filter(|name| !self.compared.contains(*name) && !self.excused.contains(*name)) {
             self.failures.push(format!("{name} was not compared"));
         }
         if self.compared.is_empty() {
@@ -126,6 +138,10 @@ impl Fixture {
         let (error, name) = &self.largest;
         let at = if name.is_empty() { String::new() } else { format!(" ({name})") };
         let count = self.compared.len();
-        Ok(format!("largest error {error:.1e}{at}, {count} outputs, {} of them exact", self.exact.len()))
+        let excused = match self.excused.len() {
+            0 => String::new(),
+            count => format!(", {count} left out"),
+        };
+        Ok(format!("largest error {error:.1e}{at}, {count} outputs, {} of them exact{excused}", self.exact.len()))
     }
 }

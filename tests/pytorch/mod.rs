@@ -45,6 +45,68 @@ pub fn ordered_dict(items: Vec<(Py, Py)>) -> Py {
     Py::Items(Box::new(call("collections", "OrderedDict", vec![])), items)
 }
 
+/// A Lightning file around a state dict, with what Lightning 1.4 and omegaconf put beside it: callbacks, optimizer states,
+/// schedulers, the config as nodes that refer to their parents. `moments` stands for the optimizer's tensors.
+pub fn lightning(state: Vec<(String, Py)>, moments: &Py) -> Py {
+    let state = ordered_dict(state.into_iter().map(|(key, value)| (Py::Str(key), value)).collect());
+    let callback = Py::Dict(vec![
+        ("monitor".into(), "val/loss".into()),
+        ("best_model_score".into(), moments.clone()),
+        ("best_k_models".into(), Py::Dict(vec![("epoch=12.ckpt".into(), moments.clone())])),
+    ]);
+    let class = Py::Global("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint");
+    let moment = |step| {
+        Py::Dict(vec![
+            ("step".into(), Py::Int(step)),
+            ("exp_avg".into(), moments.clone()),
+            ("exp_avg_sq".into(), moments.clone()),
+        ])
+    };
+    let optimizer = Py::Dict(vec![
+        ("state".into(), Py::Dict((0..3).map(|at| (Py::Int(at), moment(1000 + at))).collect())),
+        ("param_groups".into(), Py::List(vec![Py::Dict(vec![("params".into(), Py::List(vec![Py::Int(0)]))])])),
+    ]);
+    let schedule =
+        foreign("imagebart.lr_scheduler", "LambdaWarmUpCosineScheduler", vec![("lr_max".into(), Py::Int(1))]);
+    let metadata = |kind| {
+        foreign(
+            "omegaconf.base",
+            "ContainerMetadata",
+            vec![
+                ("ref_type".into(), Py::Global("typing", "Any")),
+                ("object_type".into(), Py::Global("builtins", kind)),
+            ],
+        )
+    };
+    let node =
+        |value| foreign("omegaconf.nodes", "AnyNode", vec![("_val".into(), value), ("_parent".into(), Py::None)]);
+    let list = foreign(
+        "omegaconf.listconfig",
+        "ListConfig",
+        vec![
+            ("_content".into(), Py::List(vec![node(Py::Int(1)), node(Py::Int(2))])),
+            ("_metadata".into(), metadata("list")),
+        ],
+    );
+    let content = Py::Dict(vec![("dim".into(), node(Py::Int(8))), ("ch_mult".into(), list)]);
+    let config = foreign(
+        "omegaconf.dictconfig",
+        "DictConfig",
+        vec![("_content".into(), content), ("_metadata".into(), metadata("dict")), ("_parent".into(), Py::None)],
+    );
+    Py::Dict(vec![
+        ("epoch".into(), Py::Int(12)),
+        ("global_step".into(), Py::Int(34_000)),
+        ("pytorch-lightning_version".into(), "1.4.2".into()),
+        ("state_dict".into(), state),
+        ("callbacks".into(), Py::Dict(vec![(class, callback)])),
+        ("optimizer_states".into(), Py::List(vec![optimizer])),
+        ("lr_schedulers".into(), Py::List(vec![Py::Dict(vec![("lr_lambdas".into(), Py::List(vec![schedule]))])])),
+        ("hparams_name".into(), "kwargs".into()),
+        ("hyper_parameters".into(), Py::Dict(vec![("transformer_config".into(), config)])),
+    ])
+}
+
 /// A whole pickle of protocol 2, the default of `torch.save`, or 4.
 pub fn pickle(value: &Py, protocol: u8) -> Vec<u8> {
     let mut out = vec![0x80, protocol];
@@ -149,6 +211,11 @@ impl Storage {
     pub fn longs(key: impl ToString, values: &[i64]) -> Storage {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Storage { class: "LongStorage", key: key.to_string(), elements: values.len() as i64, bytes }
+    }
+
+    pub fn ints(key: impl ToString, values: &[i32]) -> Storage {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Storage { class: "IntStorage", key: key.to_string(), elements: values.len() as i64, bytes }
     }
 
     /// The persistent id; the legacy format has a place for views more.

@@ -1,4 +1,8 @@
 //! Rows, units and runs for the tests of the tables.
+#![allow(dead_code)] // Each test file uses its own part.
+
+#[allow(dead_code)]
+pub mod samples;
 
 use imagebart::random::{Purpose, RowKey};
 use imagebart::reject::{Reason, Reject};
@@ -39,7 +43,6 @@ pub fn provenance(codes: u32) -> Provenance {
 }
 
 /// The manifest's units of these names, each reading one source.
-#[allow(dead_code)]
 pub fn dataset(units: &[&str]) -> Vec<ManifestUnit> {
     let source = |name: &str| SourceFile { path: name.to_owned(), size: 1000, etag: None };
     units.iter().map(|name| ManifestUnit { name: (*name).to_owned(), sources: vec![source(name)] }).collect()

@@ -1,22 +1,27 @@
 //! `imagebart encode`: dataset shards to latents.
 
-mod facts;
 mod plan;
 mod stages;
 
-pub use facts::EncodeSummary;
-pub use plan::{EncodePlan, preprocess_of, reader_of, tokenizer_of};
+pub(super) use plan::preprocessing;
+pub use plan::{EncodePlan, Settings, preprocess_of, reader_of, tokenizer_of};
 
-use super::JobError;
+use super::running::Running;
+use super::sink::{Committed, Writer};
+use super::{JobError, facts};
 use crate::config::Pipeline;
-use crate::flow::{Engine, EngineConfig, Flow, FlowError, Report};
+use crate::flow::{Flow, Report};
 use crate::launch::Rank;
-use crate::progress::{Display, Totals};
+use crate::progress::Display;
+use crate::tables::{Identity, OutputDir};
 use crate::torch::device::DeviceChoice;
 use crate::{datasets::Unit, torch};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// What an `encode` did.
+pub type EncodeSummary = facts::Summary<Settings>;
 
 /// What the command line adds to the pipeline file.
 #[derive(Clone, Copy, Debug)]
@@ -50,20 +55,27 @@ pub async fn encode(
         () = cancel.cancelled() => return Err(JobError::Interrupted),
     };
     tracing::info!("{}", plan.device.line);
-    let output = plan.open_output(options).await?;
-    let pending = plan.pending(&output, options.rank).await?;
+    let output = plan.work.open(options.rank, options.overwrite).await?;
+    let pending = plan.work.pending(&output, options.rank).await?;
     tracing::info!("{}", pending.line());
 
-    let recorder = facts::Recorder::new(pipeline, &plan, options, &pending);
+    let recorder = facts::Recorder::new(
+        "encode",
+        pipeline,
+        (&plan.work, &pending),
+        options.rank,
+        &plan.device.line,
+        plan.settings,
+    );
     let (committed, report) = if pending.units.is_empty() {
-        (stages::Committed::default(), None)
+        (Committed::default(), None)
     } else {
         let (committed, report) = run(plan, &output, pending.units.clone(), pipeline, display, cancel).await?;
         (committed, Some(report))
     };
     let earlier = pending.earlier(&output).await?;
     let summary = recorder.summary(committed, earlier, report.as_ref(), started.elapsed());
-    output.put(&facts::file_name(options.rank), summary.to_json()).await.map_err(JobError::failed)?;
+    output.put(&facts::file_name::<Identity>(options.rank), summary.to_json()).await.map_err(JobError::failed)?;
     tracing::info!("{summary}");
     summary.verdict(pipeline.run.max_reject_fraction)?;
     Ok(summary)
@@ -72,26 +84,19 @@ pub async fn encode(
 /// The data's way, from top to bottom.
 async fn run(
     plan: EncodePlan,
-    output: &crate::tables::OutputDir,
+    output: &OutputDir,
     units: Vec<Arc<Unit>>,
     pipeline: &Pipeline,
     display: &Display,
     cancel: CancellationToken,
-) -> Result<(stages::Committed, Report<Unit>), JobError> {
-    let EncodePlan { reader, preprocess, tokenizer, provenance, settings, .. } = plan;
-    let engine = Engine::new(EngineConfig { budget_bytes: pipeline.run.memory_budget.0, ..EngineConfig::default() });
+) -> Result<(Committed, Report<Unit>), JobError> {
+    let EncodePlan { reader, preprocess, tokenizer, work, settings, .. } = plan;
     let seed = pipeline.run.seed;
-    let totals = Totals { units: Some(units.len() as u64), bytes: Some(stages::bytes_of(&units)) };
-    let shown = display.watch(engine.clone(), totals);
-    let stopper = engine.clone();
-    let on_cancel = tokio::spawn(async move {
-        cancel.cancelled().await;
-        stopper.cancel();
-    });
+    let running = Running::start(pipeline, &units, (display, cancel));
 
-    let mut writer = stages::Writer::new(output.clone(), provenance);
+    let mut writer = Writer::new(output.clone(), work.provenance);
     let side = preprocess.size;
-    let result = Flow::source(&engine, "read", move |sample| stages::cost(sample, &preprocess), {
+    let result = Flow::source(&running.engine, "read", move |sample| stages::cost(sample, &preprocess), {
         move |out| stages::read(reader, units, out)
     })
     .map("decode", settings.decode_workers, move |sample| stages::decode(sample, &preprocess, seed))
@@ -106,11 +111,5 @@ async fn run(
     )
     .sink("write", &mut writer)
     .await;
-    drop(shown);
-    on_cancel.abort();
-    match result {
-        Ok(report) => Ok((writer.committed(), report)),
-        Err(FlowError::Cancelled) => Err(JobError::Interrupted),
-        Err(error) => Err(JobError::failed(error)),
-    }
+    running.end(result, &writer)
 }

@@ -1,18 +1,15 @@
 //! What each stage of `encode` does with an item.
 
-use crate::datasets::{DatasetError, Entry, Output, Reader, Sample, Unit};
-use crate::flow::{BoxError, Emitter, Sink};
+use crate::datasets::{Reader, Sample, Unit};
+use crate::flow::{BoxError, Emitter};
 use crate::imaging::{Crop, Preprocess};
+use crate::jobs::reading;
 use crate::random::RowKey;
 use crate::reject::{Reason, Reject};
-use crate::tables::{LatentRow, OutputDir, Provenance, TableError, UnitSummary, UnitWriter};
+use crate::tables::LatentRow;
 use crate::vqgan::Tokenizer;
-use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
-use tokio::task::JoinHandle;
-
-/// Entries a reader may be ahead of the byte budget. Few: what is in this channel is not yet accounted for.
-const READER_LEAD: usize = 2;
 
 /// A sample with the unit it belongs to, which keys its random draws.
 pub struct Read {
@@ -36,49 +33,18 @@ struct Described {
     caption: Option<String>,
 }
 
-/// Bytes a unit's sources have, for the progress display.
-pub fn bytes_of(units: &[Arc<Unit>]) -> u64 {
-    units.iter().flat_map(|unit| &unit.sources).map(|source| source.size).sum()
-}
-
 /// The memory a sample takes on its way: its file, its pixels while they are decoded, its crops.
 pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
     preprocess.cost(&read.sample.image)
 }
 
-/// Reads the units one after the other. A unit that fails is aborted, and the run goes on with the next.
+/// Reads the units one after the other.
 pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
-    mut out: Emitter<Unit, Read, Reject>,
+    out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {
-    for unit in units {
-        out.begin(unit.clone()).await?;
-        let (sender, entries) = Output::channel(READER_LEAD);
-        let reading = {
-            let (reader, unit) = (reader.clone(), unit.clone());
-            tokio::spawn(async move { reader.read(&unit, &sender).await })
-        };
-        while let Ok(entry) = entries.recv().await {
-            match entry {
-                Entry::Sample(sample) => {
-                    out.input(sample.image.len() as u64);
-                    out.row(Read { unit: unit.clone(), sample }).await?;
-                }
-                Entry::Reject(reject) => out.reject(reject).await?,
-            }
-        }
-        match reading.await {
-            Ok(Ok(())) => out.end().await?,
-            Ok(Err(DatasetError::Cancelled)) => return Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!("unit {} failed and is left for the next run: {error}", unit.name);
-                out.abort(error).await?;
-            }
-            Err(panicked) => return Err(format!("the reader of {} panicked: {panicked}", unit.name).into()),
-        }
-    }
-    Ok(())
+    reading::read(reader, units, |unit, sample| Box::pin(ready(Ok(Read { unit, sample }))), out).await
 }
 
 /// Encoded bytes to crops, or a reject with its reason.
@@ -140,123 +106,5 @@ fn latent(item: Prepared, tokens: Vec<u16>) -> LatentRow {
         crop: crop.rect,
         flipped: crop.flipped,
         tokens,
-    }
-}
-
-/// What was committed, for the summary.
-#[derive(Clone, Debug, Default)]
-pub struct Committed {
-    pub units: u64,
-    pub rows: u64,
-    pub samples: u64,
-    pub rejects: u64,
-    pub bytes: u64,
-    pub reasons: BTreeMap<Reason, u64>,
-}
-
-/// Writes each unit's tables and commits them at its end, while the next unit's rows arrive already.
-pub struct Writer {
-    output: OutputDir,
-    provenance: Arc<Provenance>,
-    open: Option<Open>,
-    committing: Option<Committing>,
-    committed: Committed,
-}
-
-/// The unit being written.
-struct Open {
-    writer: UnitWriter,
-    reasons: BTreeMap<Reason, u64>,
-}
-
-/// The unit before it, on its way to the store. One at a time: a slow store slows the run rather than piling up uploads.
-struct Committing {
-    unit: String,
-    task: JoinHandle<Result<UnitSummary, TableError>>,
-    reasons: BTreeMap<Reason, u64>,
-}
-
-impl Writer {
-    pub fn new(output: OutputDir, provenance: Arc<Provenance>) -> Writer {
-        Writer { output, provenance, open: None, committing: None, committed: Committed::default() }
-    }
-
-    /// What was committed so far.
-    pub fn committed(&self) -> Committed {
-        self.committed.clone()
-    }
-
-    fn open(&mut self) -> Result<&mut Open, BoxError> {
-        self.open.as_mut().ok_or_else(|| "a row outside a unit".into())
-    }
-
-    /// Waits for the commit that is under way, if any, and counts it.
-    async fn settle(&mut self) -> Result<(), BoxError> {
-        // Taken out only once it is done: this future may be dropped half-way, when the run is stopped.
-        let Some(committing) = &mut self.committing else { return Ok(()) };
-        let result = (&mut committing.task).await;
-        let Some(Committing { unit, reasons, .. }) = self.committing.take() else { return Ok(()) };
-        let done = result??;
-        tracing::debug!("committed {unit}: {} rows, {} rejects", done.rows, done.rejects);
-        let total = &mut self.committed;
-        total.units += 1;
-        total.rows += done.rows;
-        total.samples += done.samples;
-        total.rejects += done.rejects;
-        total.bytes += done.bytes;
-        for (reason, count) in reasons {
-            *total.reasons.entry(reason).or_default() += count;
-        }
-        Ok(())
-    }
-
-    async fn discard(&mut self) -> Result<(), BoxError> {
-        match self.open.take() {
-            Some(open) => Ok(open.writer.abort().await?),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Sink<Unit, LatentRow, Reject> for Writer {
-    async fn begin(&mut self, unit: &Arc<Unit>) -> Result<(), BoxError> {
-        let writer = UnitWriter::create(&self.output, &self.provenance, &unit.name)?;
-        self.open = Some(Open { writer, reasons: BTreeMap::new() });
-        Ok(())
-    }
-
-    async fn row(&mut self, row: LatentRow) -> Result<(), BoxError> {
-        Ok(self.open()?.writer.row(row).await?)
-    }
-
-    async fn reject(&mut self, reject: Reject) -> Result<(), BoxError> {
-        tracing::debug!("{} {}: {} ({})", reject.source, reject.key, reject.reason, reject.message);
-        let open = self.open()?;
-        *open.reasons.entry(reject.reason).or_default() += 1;
-        Ok(open.writer.reject(reject).await?)
-    }
-
-    async fn end(&mut self, unit: &Arc<Unit>) -> Result<(), BoxError> {
-        self.settle().await?;
-        let Some(Open { writer, reasons }) = self.open.take() else { return Err("the end of no unit".into()) };
-        let task = tokio::spawn(writer.commit());
-        self.committing = Some(Committing { unit: unit.name.clone(), task, reasons });
-        Ok(())
-    }
-
-    async fn abort(&mut self, _unit: &Arc<Unit>, _error: &BoxError) -> Result<(), BoxError> {
-        self.discard().await
-    }
-
-    async fn finish(&mut self) -> Result<(), BoxError> {
-        self.settle().await
-    }
-
-    async fn abandon(&mut self) {
-        for result in [self.settle().await, self.discard().await] {
-            if let Err(error) = result {
-                tracing::warn!("the units in hand could not be put away: {error}");
-            }
-        }
     }
 }

@@ -6,7 +6,7 @@ use super::rows::Choice;
 use super::{GalleryOptions, Tile};
 use crate::config::Pipeline;
 use crate::imaging::Rgb;
-use crate::tables::{OutputDir, Provenance};
+use crate::tables::{LatentRow, OutputDir, Provenance, Run, SamplesIdentity};
 use object_store::ObjectStoreExt;
 use serde::Deserialize;
 
@@ -32,12 +32,12 @@ pub async fn recorded_pipeline(dir: &OutputDir) -> Option<Pipeline> {
     None
 }
 
-/// The page's header.
+/// The header of a page of reconstructions.
 pub fn header(
     options: &GalleryOptions,
     provenance: &Provenance,
     recorded: Option<&Pipeline>,
-    choice: &Choice,
+    choice: &Choice<LatentRow>,
     originals: &Originals,
 ) -> Header {
     let (shown, found) = (choice.rows.len(), originals.pictures.iter().flatten().count());
@@ -76,9 +76,44 @@ pub fn header(
     }
 }
 
+/// The header of a page of samples.
+pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown: usize, of: (u64, usize)) -> Header {
+    let identity = &provenance.identity;
+    let ((rows, columns), (rows_seen, units_seen)) = (provenance.grid, of);
+    let list = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
+    let settings = &identity.settings;
+    let top_k: Vec<String> = settings.top_k.iter().map(u32::to_string).collect();
+    let mut facts = vec![
+        ("Tables", url.to_owned()),
+        ("Identity", identity.sha256()),
+        ("Chain", identity.chain.clone()),
+        ("Tokenizer", identity.tokenizer.clone()),
+        ("Tokens", format!("{rows} × {columns} of {} codes", provenance.codebook_size)),
+        ("Schedule", list(&identity.schedule)),
+        ("Temperature", list(&settings.temperature)),
+        ("Top-k", top_k.join(", ")),
+        ("Top-p", list(&settings.top_p)),
+        ("Guidance", list(&settings.guidance)),
+        ("Classes", identity.rows.labels.clone()),
+        ("Drawn in", format!("{} on {}, batches of {}", identity.dtype, identity.device, identity.batch_size)),
+        ("Seed", identity.seed.to_string()),
+        ("Shown", format!("{shown} of the {rows_seen} rows in {units_seen} units")),
+    ];
+    let summary = match &identity.edit {
+        None => format!("{shown} samples."),
+        Some(edit) => {
+            let repeats: Vec<String> = edit.repeats.iter().map(u32::to_string).collect();
+            facts.push(("Passes", format!("{} from scale 1 up, starting at scale {}", repeats.join(", "), edit.start)));
+            format!("{shown} edited images.")
+        }
+    };
+    let facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Header { title: "imagebart gallery".to_owned(), summary, notes: Vec::new(), facts }
+}
+
 /// Mean over the pairs of 10 log10(255² / mean square difference), in dB; none without pairs. Equal pictures count 99 dB.
 pub fn mean_psnr(tiles: &[Tile]) -> Option<f64> {
-    let pairs = tiles.iter().filter_map(|tile| Some(psnr(tile.original.as_ref()?, &tile.reconstruction)));
+    let pairs = tiles.iter().filter_map(|tile| Some(psnr(tile.original.found()?, &tile.picture)));
     let (count, sum) = pairs.fold((0u32, 0.0), |(count, sum), psnr| (count + 1, sum + psnr));
     (count > 0).then(|| sum / f64::from(count))
 }
@@ -91,14 +126,15 @@ fn psnr(a: &Rgb, b: &Rgb) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Original;
     use super::*;
 
     #[test]
     fn psnr_of_known_differences() {
         let picture = |value| Rgb { width: 2, height: 2, pixels: vec![value; 12] };
-        let tile = |original| Tile {
-            original,
-            reconstruction: picture(100),
+        let tile = |original: Option<Rgb>| Tile {
+            original: original.map_or(Original::Missing, Original::Found),
+            picture: picture(100),
             key: String::new(),
             source: String::new(),
             label: None,

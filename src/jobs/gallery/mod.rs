@@ -1,29 +1,23 @@
 //! `imagebart gallery`: look at what was made, as a PNG contact sheet or a self-contained HTML page.
 //!
-//! Rows are read from the latents, decoded by the tokenizer they were made with, and set beside the pictures they were made
-//! of, which are read again from the dataset by the pipeline that `run.json` records. A dataset that is out of reach costs the
-//! originals, not the gallery.
+//! Latents are decoded by the tokenizer they were made with, and set beside the pictures they were made of, which are read
+//! again from the dataset by the pipeline that `run.json` records. A dataset that is out of reach costs the originals, not the
+//! gallery. Samples hold their images; nothing else is needed for them.
 
 mod facts;
+mod latents;
 mod originals;
 pub mod page;
 mod rows;
+mod samples;
 pub mod sheet;
 
-use super::encode::tokenizer_of;
 use super::{JobError, open_output, refusal};
-use crate::config::{DType, Pipeline};
 use crate::imaging::{ImageError, Rgb, encode_png};
-use crate::tables::{LatentsReader, Provenance};
+use crate::tables::{LatentsReader, OutputDir, SamplesIdentity, SamplesReader};
 use crate::torch::device::DeviceChoice;
-use crate::vqgan::{Tokenizer, TokenizerError};
-use originals::Originals;
-use rows::{Choice, Chosen};
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-/// Rows decoded at a time.
-const BATCH: usize = 8;
 
 /// What to show, and where.
 #[derive(Clone, Debug)]
@@ -34,33 +28,77 @@ pub struct GalleryOptions {
     pub to: Vec<PathBuf>,
     /// How many rows to show.
     pub count: usize,
-    /// Pairs in a row of the contact sheet; by default as many as make it about 4:3.
+    /// Pairs or samples in a row of the contact sheet; by default as many as make it about 4:3.
     pub columns: Option<u32>,
     /// The tokenizer's weights, if they are not where the recorded pipeline says.
     pub tokenizer: Option<PathBuf>,
     pub device: DeviceChoice,
+    /// Which table to show; by default the latents where there are any, else the samples.
+    pub table: Option<Table>,
+}
+
+/// What there may be to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    Latents,
+    Samples,
 }
 
 impl GalleryOptions {
     /// 64 rows of the tables at `url` in the files `to`.
     pub fn new(url: impl Into<String>, to: Vec<PathBuf>) -> GalleryOptions {
-        GalleryOptions { url: url.into(), to, count: 64, columns: None, tokenizer: None, device: DeviceChoice::Auto }
+        let (count, device) = (64, DeviceChoice::Auto);
+        GalleryOptions { url: url.into(), to, count, columns: None, tokenizer: None, device, table: None }
     }
 }
 
-/// One sample of a gallery.
+/// One picture of a gallery, or a pair of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tile {
-    /// The prepared crop the tokens were made of; none when it cannot be reached any more.
-    pub original: Option<Rgb>,
+    pub original: Original,
     /// What the tokenizer makes of the tokens.
-    pub reconstruction: Rgb,
-    /// Key of the sample within its source.
+    pub picture: Rgb,
+    /// Key of the row.
     pub key: String,
-    /// The shard or file it came from, relative to the dataset's root.
+    /// Where it comes from: the shard or file, the seed, the image that was edited.
     pub source: String,
     pub label: Option<i32>,
     pub caption: Option<String>,
+}
+
+/// The picture that tokens were made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Original {
+    /// The prepared crop.
+    Found(Rgb),
+    /// It cannot be reached any more.
+    Missing,
+    /// There never was one: a sample.
+    None,
+}
+
+impl Original {
+    /// The picture, where it was found.
+    pub fn found(&self) -> Option<&Rgb> {
+        match self {
+            Original::Found(picture) => Some(picture),
+            Original::Missing | Original::None => None,
+        }
+    }
+}
+
+impl Tile {
+    /// Whether it has a place for an original.
+    pub fn is_pair(&self) -> bool {
+        self.original != Original::None
+    }
+}
+
+/// Everything a gallery says and shows.
+struct Shown {
+    table: Table,
+    header: page::Header,
+    tiles: Vec<Tile>,
 }
 
 /// Why tiles could not be put together.
@@ -80,6 +118,8 @@ pub enum GalleryError {
 /// What a gallery shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GallerySummary {
+    /// Of which table.
+    pub table: Table,
     /// The files written.
     pub files: Vec<PathBuf>,
     /// Pairs or lone reconstructions shown.
@@ -95,10 +135,15 @@ pub struct GallerySummary {
 impl fmt::Display for GallerySummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
-        write!(f, "{}: {} reconstructions", files.join(", "), self.shown)?;
-        match self.psnr {
-            Some(psnr) => write!(f, ", {} beside their originals, mean PSNR {psnr:.1} dB", self.with_original)?,
-            None => f.write_str(", without their originals")?,
+        let (files, shown) = (files.join(", "), self.shown);
+        match (self.table, self.psnr) {
+            (Table::Samples, _) => write!(f, "{files}: {shown} samples")?,
+            (Table::Latents, Some(psnr)) => write!(
+                f,
+                "{files}: {shown} reconstructions, {} beside their originals, mean PSNR {psnr:.1} dB",
+                self.with_original
+            )?,
+            (Table::Latents, None) => write!(f, "{files}: {shown} reconstructions, without their originals")?,
         }
         self.problems.iter().try_for_each(|problem| write!(f, "\n{problem}"))
     }
@@ -107,10 +152,13 @@ impl fmt::Display for GallerySummary {
 /// What [`gallery`] would do, for `--dry-run`.
 pub async fn describe(options: &GalleryOptions) -> Result<String, JobError> {
     options.to.iter().try_for_each(|path| kind_of(path).map(drop))?;
-    let latents = LatentsReader::open(open_output(&options.url, false).await?).await.map_err(refusal)?;
+    let dir = open_output(&options.url, false).await?;
+    let units = match which(&dir, options).await? {
+        Table::Latents => LatentsReader::open(dir).await.map_err(refusal)?.units().len(),
+        Table::Samples => SamplesReader::open(dir.of()).await.map_err(refusal)?.units().len(),
+    };
     let files: Vec<String> = options.to.iter().map(|file| file.display().to_string()).collect();
-    let (units, files) = (latents.units().len(), files.join(", "));
-    Ok(format!("up to {} rows of the {units} units at {} to {files}", options.count, options.url))
+    Ok(format!("up to {} rows of the {units} units at {} to {}", options.count, options.url, files.join(", ")))
 }
 
 /// Makes the gallery.
@@ -121,24 +169,11 @@ pub async fn describe(options: &GalleryOptions) -> Result<String, JobError> {
 pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobError> {
     let kinds = options.to.iter().map(|path| kind_of(path)).collect::<Result<Vec<Kind>, JobError>>()?;
     let dir = open_output(&options.url, false).await?;
-    let recorded = facts::recorded_pipeline(&dir).await;
-    let latents = LatentsReader::open(dir).await.map_err(refusal)?;
-    let tokenizer = open_tokenizer(options, recorded.as_ref(), latents.provenance())?;
-
-    let choice = rows::choose(&latents, options.count).await.map_err(refusal)?;
-    let originals = match &recorded {
-        Some(pipeline) => originals::find(pipeline, latents.provenance().identity.seed, &choice.rows).await,
-        None => Originals {
-            pictures: vec![None; choice.rows.len()],
-            problems: vec!["The originals cannot be read: run.json, which says where they are, is missing.".to_owned()],
-        },
+    let Shown { table, header, tiles } = match which(&dir, options).await? {
+        Table::Latents => latents::show(dir, options).await?,
+        Table::Samples => samples::show(dir.of(), options).await?,
     };
-    let reconstructions = decode(tokenizer, latents.provenance().grid, &choice.rows).await?;
-    let mut header = facts::header(options, latents.provenance(), recorded.as_ref(), &choice, &originals);
-    let problems = header.notes.clone();
-    let tiles = tiles(choice, originals, reconstructions);
-    let psnr = facts::mean_psnr(&tiles);
-    header.facts.extend(psnr.map(|psnr| ("Mean PSNR".to_owned(), format!("{psnr:.1} dB"))));
+    let (problems, psnr) = (header.notes.clone(), facts::mean_psnr(&tiles));
     for (path, kind) in options.to.iter().zip(kinds) {
         let bytes = match kind {
             Kind::Html => page::render(&header, &tiles).map(String::into_bytes),
@@ -147,12 +182,24 @@ pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobErro
         write(path, &bytes.map_err(JobError::failed)?)?;
     }
     Ok(GallerySummary {
+        table,
         files: options.to.clone(),
         shown: tiles.len(),
-        with_original: tiles.iter().filter(|tile| tile.original.is_some()).count(),
+        with_original: tiles.iter().filter(|tile| tile.original.found().is_some()).count(),
         psnr,
         problems,
     })
+}
+
+/// The table to show.
+async fn which(dir: &OutputDir, options: &GalleryOptions) -> Result<Table, JobError> {
+    if let Some(table) = options.table {
+        return Ok(table);
+    }
+    let latents = !dir.done().await.map_err(JobError::failed)?.is_empty();
+    let samples = !dir.of::<SamplesIdentity>().done().await.map_err(JobError::failed)?.is_empty();
+    // Where there is nothing, the refusal speaks of latents.
+    Ok(if samples && !latents { Table::Samples } else { Table::Latents })
 }
 
 #[derive(Clone, Copy)]
@@ -169,65 +216,10 @@ fn kind_of(path: &Path) -> Result<Kind, JobError> {
     }
 }
 
-/// The tokenizer, refused unless it is the one the latents were made with.
-fn open_tokenizer(
-    options: &GalleryOptions,
-    recorded: Option<&Pipeline>,
-    provenance: &Provenance,
-) -> Result<Tokenizer, JobError> {
-    let mut pipeline = recorded.cloned().unwrap_or_default();
-    if let Some(path) = &options.tokenizer {
-        pipeline.tokenizer.weights = path.display().to_string();
-    }
-    if pipeline.tokenizer.weights.is_empty() {
-        let sentence = "nothing records where the tokenizer's weights are: name them with --tokenizer";
-        return Err(JobError::Usage(format!("{}: {sentence}", options.url)));
-    }
-    let device = options.device.resolve().map_err(|error| JobError::Usage(error.to_string()))?;
-    let tokenizer = tokenizer_of(&pipeline, &device, DType::Fp32)?;
-    let (found, expected) = (tokenizer.fingerprint(), provenance.identity.tokenizer.as_str());
-    if found != expected {
-        return Err(JobError::Usage(format!(
-            "{} has the fingerprint {found}, the latents of {} were made with {expected}: give that tokenizer with \
-             --tokenizer",
-            pipeline.tokenizer.weights, options.url
-        )));
-    }
-    Ok(tokenizer)
-}
-
-/// The pictures of the rows' tokens, decoded on a thread that may be kept busy.
-async fn decode(tokenizer: Tokenizer, grid: (u32, u32), rows: &[Chosen]) -> Result<Vec<Rgb>, JobError> {
-    let grids: Vec<Vec<u16>> = rows.iter().map(|chosen| chosen.row.tokens.clone()).collect();
-    let decoding = tokio::task::spawn_blocking(move || {
-        let mut pictures = Vec::with_capacity(grids.len());
-        for batch in grids.chunks(BATCH) {
-            let batch: Vec<&[u16]> = batch.iter().map(Vec::as_slice).collect();
-            pictures.extend(tokenizer.decode(&batch, grid)?);
-        }
-        Ok::<_, TokenizerError>(pictures)
-    });
-    decoding.await.map_err(JobError::failed)?.map_err(JobError::failed)
-}
-
-fn tiles(choice: Choice, originals: Originals, reconstructions: Vec<Rgb>) -> Vec<Tile> {
-    let pictures = originals.pictures.into_iter().zip(reconstructions);
-    let tile = |(chosen, (original, reconstruction)): (Chosen, (Option<Rgb>, Rgb))| Tile {
-        original,
-        reconstruction,
-        key: chosen.row.key,
-        source: chosen.row.source,
-        label: chosen.row.label,
-        caption: chosen.row.caption,
-    };
-    choice.rows.into_iter().zip(pictures).map(tile).collect()
-}
-
 /// The contact sheet as PNG. `columns`: see [`GalleryOptions::columns`].
 fn contact_sheet(tiles: &[Tile], columns: Option<u32>) -> Result<Vec<u8>, GalleryError> {
-    let side = |side: fn(&Rgb) -> u32| tiles.first().map_or(0, |tile| side(&tile.reconstruction));
-    let fitting = || sheet::columns_for(tiles.len(), side(|picture| picture.width), side(|picture| picture.height));
-    Ok(encode_png(&sheet::compose(tiles, columns.unwrap_or_else(fitting))?)?)
+    let columns = columns.unwrap_or_else(|| sheet::columns_for(tiles));
+    Ok(encode_png(&sheet::compose(tiles, columns)?)?)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), JobError> {

@@ -7,6 +7,7 @@ use crate::imaging::{Preprocess, Rgb};
 use crate::jobs::JobError;
 use crate::jobs::encode::{preprocess_of, reader_of};
 use crate::random::RowKey;
+use crate::tables::LatentRow;
 use std::collections::BTreeMap;
 
 /// Entries that wait between a reader and us.
@@ -22,7 +23,7 @@ pub struct Originals {
 }
 
 /// Looks for the originals of the chosen rows. What cannot be found is no error: the reconstructions are there anyway.
-pub async fn find(pipeline: &Pipeline, seed: u64, chosen: &[Chosen]) -> Originals {
+pub async fn find(pipeline: &Pipeline, seed: u64, chosen: &[Chosen<LatentRow>]) -> Originals {
     let mut found = Originals { pictures: vec![None; chosen.len()], problems: Vec::new() };
     let (reader, units, preprocess) = match open(pipeline).await {
         Ok(dataset) => dataset,
@@ -62,7 +63,7 @@ struct Search<'a> {
     preprocess: &'a Preprocess,
     seed: u64,
     /// Place in the gallery, and row.
-    wanted: Vec<(usize, &'a Chosen)>,
+    wanted: Vec<(usize, &'a Chosen<LatentRow>)>,
 }
 
 impl Search<'_> {
@@ -99,10 +100,10 @@ impl Search<'_> {
 
     /// Keeps the sample's crops that rows were made of.
     fn take(&self, sample: &Sample, pictures: &mut [Option<Rgb>]) {
-        let same = |chosen: &Chosen| {
+        let same = |chosen: &Chosen<LatentRow>| {
             chosen.row.index == sample.index && chosen.row.key == sample.key && chosen.row.source == sample.source
         };
-        let wanted: Vec<&(usize, &Chosen)> = self.wanted.iter().filter(|(_, chosen)| same(chosen)).collect();
+        let wanted: Vec<&(usize, &Chosen<LatentRow>)> = self.wanted.iter().filter(|(_, chosen)| same(chosen)).collect();
         if wanted.is_empty() {
             return;
         }

@@ -1,6 +1,6 @@
 //! The gallery as one HTML file: images inside, no scripts, nothing fetched.
 
-use super::{GalleryError, Tile};
+use super::{GalleryError, Original, Tile};
 use crate::imaging::{self, Rgb};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -50,12 +50,14 @@ pub fn render(header: &Header, tiles: &[Tile]) -> Result<String, GalleryError> {
 }
 
 fn figure(page: &mut String, tile: &Tile) -> Result<(), GalleryError> {
-    page.push_str("<figure tabindex=\"0\"><div class=\"pair\">");
+    let class = if tile.original == Original::None { "pair alone" } else { "pair" };
+    push(page, format_args!("<figure tabindex=\"0\"><div class=\"{class}\">"));
     match &tile.original {
-        Some(original) => image(page, original, "original")?,
-        None => page.push_str("<div class=\"missing\">original not found</div>"),
+        Original::Found(original) => image(page, original, "original")?,
+        Original::Missing => page.push_str("<div class=\"missing\">original not found</div>"),
+        Original::None => {}
     }
-    image(page, &tile.reconstruction, "reconstruction")?;
+    image(page, &tile.picture, if tile.original == Original::None { "sample" } else { "reconstruction" })?;
     page.push_str("</div>\n<figcaption>");
     if let Some(caption) = &tile.caption {
         push(page, format_args!("{}", escape(caption)));
@@ -113,8 +115,8 @@ mod tests {
     fn tile(side: u32) -> Tile {
         let picture = Rgb { width: side, height: side, pixels: vec![200; (side * side * 3) as usize] };
         Tile {
-            original: Some(picture.clone()),
-            reconstruction: picture,
+            original: Original::Found(picture.clone()),
+            picture,
             key: "000001".into(),
             source: "shapes-0000.tar".into(),
             label: Some(7),
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn a_missing_original_is_said_so() {
         let mut lost = tile(8);
-        lost.original = None;
+        lost.original = Original::Missing;
         lost.caption = None;
         lost.label = None;
         let header = Header { notes: vec!["1 original was not found".into()], ..Header::default() };
@@ -173,5 +175,11 @@ mod tests {
         assert!(page.contains("<div class=\"missing\">original not found</div>"));
         assert!(page.contains("<p class=\"note\">1 original was not found</p>"));
         assert!(!page.contains("class 7") && page.contains("000001 · shapes-0000.tar"));
+    }
+    #[test]
+    fn samples_stand_alone() {
+        let page = render(&Header::default(), &[Tile { original: Original::None, ..tile(8) }]).unwrap();
+        assert!(page.contains("<div class=\"pair alone\"><img class=\"sample small\""));
+        assert!(!page.contains("class=\"missing\""));
     }
 }

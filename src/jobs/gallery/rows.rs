@@ -1,6 +1,6 @@
 //! Which rows of an output directory a gallery shows.
 
-use crate::tables::{LatentRow, LatentsReader, TableError};
+use crate::tables::{Run, TableError, TableReader};
 use futures::TryStreamExt;
 use std::collections::BTreeSet;
 
@@ -9,16 +9,16 @@ const MAX_UNITS: usize = 16;
 
 /// A row to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chosen {
+pub struct Chosen<R> {
     /// The unit whose file it is in.
     pub unit: String,
-    pub row: LatentRow,
+    pub row: R,
 }
 
 /// The rows chosen, and how many there were to choose from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
-    pub rows: Vec<Chosen>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice<R> {
+    pub rows: Vec<Chosen<R>>,
     /// Rows of the units that were looked into.
     pub rows_seen: u64,
     /// How many units that were.
@@ -27,12 +27,12 @@ pub struct Choice {
 
 /// Chooses `count` rows spread evenly over at most 16 units, themselves spread evenly over the directory; all rows when there
 /// are no more. The same directory gives the same rows.
-pub async fn choose(latents: &LatentsReader, count: usize) -> Result<Choice, TableError> {
-    let all = latents.units();
+pub async fn choose<I: Run>(table: &TableReader<I>, count: usize) -> Result<Choice<I::Row>, TableError> {
+    let all = table.units();
     let units: Vec<&String> = spread(all.len() as u64, MAX_UNITS).filter_map(|i| all.get(i as usize)).collect();
     let mut sizes = Vec::with_capacity(units.len());
     for unit in &units {
-        sizes.push(latents.file(unit).await?.info().rows);
+        sizes.push(table.file(unit).await?.info().rows);
     }
     let total: u64 = sizes.iter().sum();
     let wanted: BTreeSet<u64> = spread(total, count).collect();
@@ -40,21 +40,21 @@ pub async fn choose(latents: &LatentsReader, count: usize) -> Result<Choice, Tab
     let mut first = 0;
     for (unit, size) in units.into_iter().zip(sizes) {
         let own: BTreeSet<u64> = wanted.range(first..first + size).map(|row| row - first).collect();
-        pick(latents, unit, &own, &mut choice.rows).await?;
+        pick(table, unit, &own, &mut choice.rows).await?;
         first += size;
     }
     Ok(choice)
 }
 
 /// Adds the rows of a unit that stand at `places`.
-async fn pick(
-    latents: &LatentsReader,
+async fn pick<I: Run>(
+    table: &TableReader<I>,
     unit: &str,
     places: &BTreeSet<u64>,
-    chosen: &mut Vec<Chosen>,
+    chosen: &mut Vec<Chosen<I::Row>>,
 ) -> Result<(), TableError> {
     let Some(&last) = places.last() else { return Ok(()) };
-    let mut rows = latents.file(unit).await?.rows()?;
+    let mut rows = table.file(unit).await?.rows()?;
     for place in 0..=last {
         let Some(row) = rows.try_next().await? else { return Ok(()) };
         if places.contains(&place) {

@@ -1,6 +1,6 @@
-//! The contact sheet: pairs of original and reconstruction in a grid, as one picture.
+//! The contact sheet: pairs of original and reconstruction, or samples alone, in a grid, as one picture.
 
-use super::{GalleryError, Tile};
+use super::{GalleryError, Original, Tile};
 use crate::imaging::Rgb;
 
 /// The largest sheet, in pixels.
@@ -13,25 +13,33 @@ const SEAM: u32 = 1;
 /// Pixels between pairs and round the sheet.
 const GAP: u32 = 6;
 
-/// Columns that make a sheet of `count` pairs about 4:3, each picture `width`×`height`; full rows where they are near.
-pub fn columns_for(count: usize, width: u32, height: u32) -> u32 {
-    let pair = (2.0 * f64::from(width) + f64::from(SEAM + GAP)) / (f64::from(height) + f64::from(GAP));
-    let ideal = ((count as f64 * 4.0 / 3.0 / pair).sqrt().round() as usize).clamp(1, count.clamp(1, 1 << 16));
+/// Columns that make a sheet of these tiles about 4:3; full rows where they are near.
+pub fn columns_for(tiles: &[Tile]) -> u32 {
+    let (width, height) = tiles.first().map_or((0, 0), |tile| (tile.picture.width, tile.picture.height));
+    let width = match tiles.iter().any(Tile::is_pair) {
+        true => 2.0 * f64::from(width) + f64::from(SEAM),
+        false => f64::from(width),
+    };
+    let (count, shape) = (tiles.len(), (width + f64::from(GAP)) / (f64::from(height) + f64::from(GAP)));
+    let ideal = ((count as f64 * 4.0 / 3.0 / shape).sqrt().round() as usize).clamp(1, count.clamp(1, 1 << 16));
     let near = [ideal, ideal + 1, ideal.saturating_sub(1)];
     near.into_iter().find(|&columns| columns > 0 && count.is_multiple_of(columns)).unwrap_or(ideal) as u32
 }
 
-/// Lays the tiles out row by row, `columns` pairs to a row: the original left (hatched where there is none), the
+/// Lays the tiles out row by row, `columns` to a row. Of a pair the original is left (hatched where it is missing), the
 /// reconstruction right. Pictures are copied, never scaled; the largest sets the cell.
 pub fn compose(tiles: &[Tile], columns: u32) -> Result<Rgb, GalleryError> {
     let columns = columns.clamp(1, tiles.len().clamp(1, 1 << 16) as u32);
-    let pictures = || tiles.iter().flat_map(|t| t.original.iter().chain([&t.reconstruction]));
+    let pictures = || tiles.iter().flat_map(|tile| tile.original.found().into_iter().chain([&tile.picture]));
+    let pairs = tiles.iter().any(Tile::is_pair);
     let cell_width = u64::from(pictures().map(|p| p.width).max().unwrap_or(0));
     let cell_height = u64::from(pictures().map(|p| p.height).max().unwrap_or(0));
     let (seam, gap) = (u64::from(SEAM), u64::from(GAP));
     let rows = (tiles.len() as u64).div_ceil(u64::from(columns));
-    let pair_width = 2 * cell_width + seam;
-    let width = gap + u64::from(columns) * (pair_width + gap);
+    // Where the picture begins within its tile.
+    let shift = if pairs { cell_width + seam } else { 0 };
+    let tile_width = shift + cell_width;
+    let width = gap + u64::from(columns) * (tile_width + gap);
     let height = gap + rows * (cell_height + gap);
     let pixels = width.saturating_mul(height);
     if pixels > MAX_PIXELS {
@@ -40,13 +48,14 @@ pub fn compose(tiles: &[Tile], columns: u32) -> Result<Rgb, GalleryError> {
     // Both fit u32: each side is below MAX_PIXELS.
     let mut sheet = Canvas::new(width as u32, height as u32);
     for (i, tile) in (0u64..).zip(tiles) {
-        let left = (gap + (i % u64::from(columns)) * (pair_width + gap)) as u32;
+        let left = (gap + (i % u64::from(columns)) * (tile_width + gap)) as u32;
         let top = (gap + (i / u64::from(columns)) * (cell_height + gap)) as u32;
         match &tile.original {
-            Some(original) => sheet.paste(original, left, top),
-            None => sheet.hatch(left, top, tile.reconstruction.width, tile.reconstruction.height),
+            Original::Found(original) => sheet.paste(original, left, top),
+            Original::Missing => sheet.hatch(left, top, tile.picture.width, tile.picture.height),
+            Original::None => {}
         }
-        sheet.paste(&tile.reconstruction, left + cell_width as u32 + SEAM, top);
+        sheet.paste(&tile.picture, left + shift as u32, top);
     }
     Ok(sheet.picture)
 }
@@ -101,8 +110,8 @@ mod tests {
 
     fn tile(i: u8, original: bool) -> Tile {
         Tile {
-            original: original.then(|| plain(8, 8, [i, 1, 0])),
-            reconstruction: plain(8, 8, [i, 2, 0]),
+            original: if original { Original::Found(plain(8, 8, [i, 1, 0])) } else { Original::Missing },
+            picture: plain(8, 8, [i, 2, 0]),
             key: i.to_string(),
             source: "a.tar".into(),
             label: None,
@@ -145,14 +154,26 @@ mod tests {
     #[test]
     fn odd_shapes_are_no_trouble() {
         let mut small = tile(1, true);
-        small.original = Some(plain(3, 12, [7, 7, 7]));
+        small.original = Original::Found(plain(3, 12, [7, 7, 7]));
         let sheet = compose(&[small, tile(2, true)], 2).unwrap();
         assert_eq!(at(&sheet, 6 + 2, 6 + 11), [7, 7, 7]);
         assert_eq!(at(&sheet, 6 + 3, 6), GROUND);
         assert!(compose(&[], 3).unwrap().width > 0);
-        assert_eq!(columns_for(64, 64, 64), 8);
-        assert_eq!(columns_for(0, u32::MAX, u32::MAX), 1);
-        assert_eq!(columns_for(1, 256, 256), 1);
-        assert_eq!(columns_for(0, 0, 0), 1);
+        let sized = |count, side| {
+            let tile = Tile { picture: plain(side, side, [0; 3]), ..tile(0, false) };
+            vec![tile; count]
+        };
+        assert_eq!(columns_for(&sized(64, 64)), 8);
+        assert_eq!(columns_for(&sized(1, 256)), 1);
+        assert_eq!(columns_for(&[]), 1);
+    }
+    #[test]
+    fn samples_take_one_cell_each() {
+        let tiles: Vec<Tile> = (0..3).map(|i| Tile { original: Original::None, ..tile(i, false) }).collect();
+        let sheet = compose(&tiles, 2).unwrap();
+        assert_eq!((sheet.width, sheet.height), (6 + 2 * (8 + 6), 6 + 2 * (8 + 6)));
+        assert_eq!((at(&sheet, 6, 6), at(&sheet, 6 + 14, 6), at(&sheet, 6, 6 + 14)), ([0, 2, 0], [1, 2, 0], [2, 2, 0]));
+        assert_eq!(at(&sheet, 6 + 14, 6 + 14), GROUND);
+        assert_eq!(columns_for(&vec![tiles[0].clone(); 48]), 8);
     }
 }

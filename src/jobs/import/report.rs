@@ -1,7 +1,9 @@
 //! What was imported, for the user.
 
-use super::{FIRST_STAGE, LOSS, Plan};
-use crate::torch::checkpoint::CheckpointFormat;
+use super::first_stage::{FIRST_STAGE, LOSS, names};
+use super::vqgan::Plan;
+use super::write::Planned;
+use crate::torch::checkpoint::{Checkpoint, CheckpointFormat};
 use crate::vqgan::VqganConfig;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -36,29 +38,49 @@ pub struct ImportReport {
     pub beside: Vec<String>,
 }
 
-pub(super) fn report(plan: Plan, bytes: u64) -> ImportReport {
-    let Plan { checkpoint, target, prefix, config, tensors, unused } = plan;
-    let mut converted = BTreeMap::new();
-    for tensor in tensors.iter().filter(|tensor| tensor.from != tensor.to) {
-        *converted.entry(dtype_name(tensor.from)).or_insert(0) += 1;
-    }
-    let names = || checkpoint.tensors().map(|tensor| tensor.key).chain(checkpoint.foreign().map(|(key, _)| key));
+pub(super) fn report(checkpoint: &Checkpoint, plan: Plan, bytes: u64) -> ImportReport {
+    let Plan { checkpoint: path, target, stage } = plan;
+    let prefix = stage.prefix;
     let is_loss = |name: &&str| name.strip_prefix(prefix).is_some_and(|name| name.starts_with(LOSS));
     let of = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
     ImportReport {
         format: checkpoint.format(),
         target,
         bytes,
-        config,
-        tensors: tensors.len(),
-        parameters: tensors.iter().map(|tensor| tensor.elements()).sum(),
-        converted,
+        tensors: stage.tensors.len(),
+        parameters: stage.tensors.iter().map(Planned::elements).sum(),
+        converted: converted(&stage.tensors),
         first_stage: prefix == FIRST_STAGE,
-        dropped: of(names().filter(is_loss).collect()),
-        unused,
-        outside: of(names().filter(|name| !name.starts_with(prefix)).collect()),
+        dropped: of(names(checkpoint).filter(is_loss).collect()),
+        outside: of(names(checkpoint).filter(|name| !name.starts_with(prefix)).collect()),
         beside: checkpoint.beside().to_vec(),
-        checkpoint: checkpoint.path().to_owned(),
+        config: stage.config,
+        unused: stage.unused,
+        checkpoint: path,
+    }
+}
+
+/// How many tensors are converted, by their dtype in the checkpoint.
+pub(super) fn converted(tensors: &[Planned]) -> BTreeMap<String, usize> {
+    let mut converted = BTreeMap::new();
+    for tensor in tensors.iter().filter(|tensor| tensor.from != tensor.to) {
+        *converted.entry(dtype_name(tensor.from)).or_insert(0) += 1;
+    }
+    converted
+}
+
+/// A line for each dtype that was converted.
+pub(super) fn conversions(converted: &BTreeMap<String, usize>) -> impl Iterator<Item = String> {
+    converted.iter().map(|(dtype, count)| {
+        let to = if dtype.contains("float") { "float32" } else { "int64" };
+        format!("{count} tensors converted from {dtype} to {to}")
+    })
+}
+
+pub(super) fn format_name(format: CheckpointFormat) -> &'static str {
+    match format {
+        CheckpointFormat::Zip => "zip format",
+        CheckpointFormat::Legacy => "legacy format",
     }
 }
 
@@ -80,22 +102,16 @@ impl fmt::Display for ImportReport {
 
 impl ImportReport {
     fn lines(&self) -> Vec<String> {
-        let format = match self.format {
-            CheckpointFormat::Zip => "zip format",
-            CheckpointFormat::Legacy => "legacy format",
-        };
+        let format = format_name(self.format);
         let (from, to, megabytes) = (self.checkpoint.display(), self.target.display(), self.bytes as f64 / 1e6);
         let place = if self.first_stage { format!(", found under {FIRST_STAGE}") } else { String::new() };
         let mut lines = vec![
             format!("{from} ({format}) -> {to} ({megabytes:.1} MB)"),
             format!("{} tensors, {} parameters{place}", self.tensors, self.parameters),
-            network(&self.config),
+            vqgan(&self.config),
             format!("the weights do not tell the resolution: {} was taken", self.config.resolution),
         ];
-        for (dtype, count) in &self.converted {
-            let to = if dtype.contains("float") { "float32" } else { "int64" };
-            lines.push(format!("{count} tensors converted from {dtype} to {to}"));
-        }
+        lines.extend(conversions(&self.converted));
         if !self.unused.is_empty() {
             lines.push(format!("unused ({}): {}", self.unused.len(), self.unused.join(", ")));
         }
@@ -108,7 +124,8 @@ impl ImportReport {
     }
 }
 
-fn network(c: &VqganConfig) -> String {
+/// A VQGAN in a line.
+pub(super) fn vqgan(c: &VqganConfig) -> String {
     let kind = if c.gumbel { "GumbelVQ" } else { "VQGAN" };
     let used = c.used.map_or_else(String::new, |used| format!(", of which {used} in use"));
     format!(
@@ -118,7 +135,7 @@ fn network(c: &VqganConfig) -> String {
 }
 
 /// Long lists of names, by their first two parts: `loss.discriminator.* (24)`.
-fn grouped(title: &str, names: &[String]) -> Option<String> {
+pub(super) fn grouped(title: &str, names: &[String]) -> Option<String> {
     let mut groups: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     for name in names {
         let mut ends = name.match_indices('.').map(|(at, _)| at).skip(1);

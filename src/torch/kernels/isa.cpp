@@ -321,8 +321,80 @@ void moments(const float *x, int64_t pixels, int64_t channels, const float *orig
   }
 }
 
+// The sum over all lanes, by halves.
+INLINE float total(Vec v) {
+  #pragma GCC unroll 4
+  for (int half = LANES / 2; half > 0; half /= 2) {
+    Int other;
+    #pragma GCC unroll 16
+    for (int lane = 0; lane < LANES; lane++) other[lane] = lane ^ half;
+    v += __builtin_shuffle(v, other);
+  }
+  return v[0];
+}
+
+// The last, incomplete register of a row: `count` floats, then zeros.
+INLINE Vec load_part(const float *p, int64_t count) {
+  Vec v = {};
+  for (int64_t i = 0; i < count; i++) v[i] = p[i];
+  return v;
+}
+
+// W outputs of M rows. Every sum runs through one register in the order of the inputs, whatever W and M: a row's result does
+// not depend on the rows beside it.
+template <int W, int M>
+void dots(const Linear &p, int64_t output, int64_t row) {
+  Vec sum[W][M];
+  #pragma GCC unroll 8
+  for (int w = 0; w < W; w++)
+    #pragma GCC unroll 4
+    for (int m = 0; m < M; m++) sum[w][m] = Vec{};
+  const float *weight = p.weight + output * p.in, *x = p.x + row * p.in;
+  const auto add = [&](const auto &read) {
+    Vec b[W];
+    #pragma GCC unroll 8
+    for (int w = 0; w < W; w++) b[w] = read(weight + w * p.in);
+    #pragma GCC unroll 4
+    for (int m = 0; m < M; m++) {
+      const Vec a = read(x + m * p.in);
+      #pragma GCC unroll 8
+      for (int w = 0; w < W; w++) sum[w][m] += a * b[w];
+    }
+  };
+  int64_t i = 0;
+  for (; i + LANES <= p.in; i += LANES, weight += LANES, x += LANES) add([](const float *q) { return load(q); });
+  if (i < p.in) add([&](const float *q) { return load_part(q, p.in - i); });
+  #pragma GCC unroll 8
+  for (int w = 0; w < W; w++) {
+    const float bias = p.bias == nullptr ? 0.0f : p.bias[output + w];
+    #pragma GCC unroll 4
+    for (int m = 0; m < M; m++) p.y[(row + m) * p.out + output + w] = total(sum[w][m]) + bias;
+  }
+}
+
+// W outputs of all rows: the weights come from memory for the first rows, and from the cache for the others.
+template <int W>
+void outputs(const Linear &p, int64_t output) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) dots<W, 4>(p, output, row);
+  switch (p.rows - row) {
+    case 1: return dots<W, 1>(p, output, row);
+    case 2: return dots<W, 2>(p, output, row);
+    case 3: return dots<W, 3>(p, output, row);
+  }
+}
+
+void linear(const Linear &p, int64_t first, int64_t count) {
+  int64_t output = first;
+  // One row alone needs more sums under way than four outputs give.
+  if (p.rows == 1)
+    for (; output + 8 <= first + count; output += 8) dots<8, 1>(p, output, 0);
+  for (; output + 4 <= first + count; output += 4) outputs<4>(p, output);
+  for (; output < first + count; output++) outputs<1>(p, output);
+}
+
 }  // namespace
 
-extern const Isa IMAGEBART_ISA = {winograd, direct, affine, moments};
+extern const Isa IMAGEBART_ISA = {winograd, direct, affine, moments, linear};
 
 }  // namespace imagebart

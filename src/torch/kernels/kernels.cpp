@@ -1,6 +1,6 @@
-// Kernels of the VQGAN on the CPU: convolution with what stands before and after it, GroupNorm. A C ABI over raw fp32 pointers;
-// `src/torch/shim/kernels.rs` is the only caller. Results depend neither on the number of threads nor on timing: every output
-// is summed by one thread, in one order.
+// Kernels for the CPU: the VQGAN's convolution with what stands before and after it, GroupNorm, and the linear layers of a
+// transformer's single steps. A C ABI over raw fp32 pointers; `src/torch/shim/kernels.rs` is the only caller. Results depend
+// neither on the number of threads nor on timing: every output is summed by one thread, in one order.
 
 #include "kernels.h"
 
@@ -229,6 +229,19 @@ int imagebart_group_norm(const float *x, int64_t batch, int64_t pixels, int64_t 
         shift[image * channels + c] = static_cast<float>(bias[c] - mean * inverse * weight[c]);
       }
     }
+    return 0;
+  });
+}
+
+// A linear layer of few rows.
+int imagebart_linear(const Linear *p, int threads, int isa) {
+  // Outputs of a work item: enough to stream their weights, few enough that threads end together.
+  constexpr int64_t OUTPUTS = 64;
+  return guarded([&] {
+    const Isa &functions = instructions(isa);
+    share(ceil_div(p->out, OUTPUTS), threads, [&](int64_t item, int) {
+      functions.linear(*p, item * OUTPUTS, least(OUTPUTS, p->out - item * OUTPUTS));
+    });
     return 0;
   });
 }

@@ -27,6 +27,15 @@ struct Convolution {
   int64_t magnify;               // 2: every input pixel counts as 2x2, Winograd only; else 1
 };
 
+// A linear layer of few rows, y = x weight^T + bias. All tensors are fp32 and dense.
+struct Linear {
+  const float *x;       // [rows, in]
+  const float *weight;  // [out, in]
+  const float *bias;    // [out], or null
+  float *y;             // [rows, out]
+  int64_t rows, in, out;
+};
+
 // How a convolution is cut into work items. An output's sum is the same whatever the cut.
 struct Plan {
   int64_t block_n, block_h, block_w;     // images, rows and columns of tiles of a Winograd block
@@ -43,6 +52,8 @@ struct Isa {
                  float *y);
   // Sums of (x - origin) and (x - origin)^2 over pixels, for each channel.
   void (*moments)(const float *x, int64_t pixels, int64_t channels, const float *origin, float *sum, float *square);
+  // Outputs first .. first + count of a linear layer, for all rows.
+  void (*linear)(const Linear &, int64_t first, int64_t count);
 };
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

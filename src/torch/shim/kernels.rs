@@ -1,8 +1,12 @@
-//! The CPU kernels of `kernels.cpp`: convolution with what stands before and after it, GroupNorm.
+//! The CPU kernels of `kernels.cpp`: convolution with what stands before and after it, GroupNorm, linear layers of few rows.
 //!
-//! Tensors are float32 on the CPU, of shape `[batch, channels, height, width]` with channels innermost in memory; others are
+//! Images are float32 on the CPU, of shape `[batch, channels, height, width]` with channels innermost in memory; others are
 //! copied into that layout first. Nothing is recorded for gradients. Results do not depend on the number of threads, and an
 //! image's not on the rest of its batch.
+
+mod linear;
+
+pub use linear::{linear, suits_linear};
 
 use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};

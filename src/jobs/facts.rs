@@ -1,27 +1,26 @@
 //! The facts of a run: its summary for the user, and `run.json` beside the tables.
 
-use super::EncodeOptions;
-use super::plan::{EncodePlan, Pending, Settings};
-use super::stages::Committed;
+use super::JobError;
+use super::sink::Committed;
+use super::work::{Pending, Work};
 use crate::config::{ByteSize, Pipeline};
 use crate::datasets::Unit;
 use crate::flow::Report;
-use crate::jobs::JobError;
 use crate::launch::Rank;
-use crate::tables::UnitSummary;
+use crate::tables::{Run, UnitSummary};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// `run.json`, or `run-<rank>.json` where several processes share the work.
-pub fn file_name(rank: Rank) -> String {
-    if rank.world == 1 { "run.json".to_owned() } else { format!("run-{}.json", rank.rank) }
+/// `run.json`, or `run-<rank>.json` where several processes share the work; `run-samples.json` of sampling.
+pub fn file_name<I: Run>(rank: Rank) -> String {
+    if rank.world == 1 { format!("{}.json", I::FACTS) } else { format!("{}-{}.json", I::FACTS, rank.rank) }
 }
 
-/// What an `encode` did. Serialises as `run.json`.
+/// What a job did that fills a table. Serialises as `run.json`; `S` are the settings with every `auto` decided.
 #[derive(Clone, Debug, Serialize)]
-pub struct EncodeSummary {
+pub struct Summary<S> {
     pub command: &'static str,
     /// Of the program; never part of the identity.
     pub version: &'static str,
@@ -33,7 +32,7 @@ pub struct EncodeSummary {
     pub ended_unix: u64,
     pub seconds: f64,
     pub device: String,
-    pub settings: Settings,
+    pub settings: S,
     /// Units committed by this run, and before it.
     pub units: u64,
     pub units_before: u64,
@@ -78,34 +77,45 @@ pub struct StageShare {
 }
 
 /// Collects what is known before the work, for the summary after it.
-pub struct Recorder {
-    pipeline: Pipeline,
-    identity: String,
-    rank: Rank,
-    device: String,
-    settings: Settings,
-    units_before: u64,
+pub struct Recorder<S> {
+    pub command: &'static str,
+    pub pipeline: Pipeline,
+    pub identity: String,
+    pub rank: Rank,
+    pub device: String,
+    pub settings: S,
+    pub units_before: u64,
 }
 
-impl Recorder {
-    pub fn new(pipeline: &Pipeline, plan: &EncodePlan, options: &EncodeOptions, pending: &Pending) -> Recorder {
+impl<S> Recorder<S> {
+    /// A recorder of `command`, which does `pending` of `work`.
+    pub fn new<I: Run>(
+        command: &'static str,
+        pipeline: &Pipeline,
+        (work, pending): (&Work<I>, &Pending),
+        rank: Rank,
+        device: &str,
+        settings: S,
+    ) -> Recorder<S> {
         Recorder {
+            command,
             pipeline: pipeline.clone(),
-            identity: plan.provenance.identity.sha256(),
-            rank: options.rank,
-            device: plan.device.line.clone(),
-            settings: plan.settings,
+            identity: work.provenance.identity.sha256(),
+            rank,
+            device: device.to_owned(),
+            settings,
             units_before: pending.finished.len() as u64,
         }
     }
 
+    /// The summary of a run that committed `done`, after `earlier` ones.
     pub fn summary(
         self,
         done: Committed,
         earlier: UnitSummary,
         report: Option<&Report<Unit>>,
         elapsed: Duration,
-    ) -> EncodeSummary {
+    ) -> Summary<S> {
         let failed = report.map_or(Vec::new(), |report| {
             let failed = |lost: &crate::flow::Aborted<Unit>| FailedUnit {
                 unit: lost.unit.name.clone(),
@@ -113,8 +123,8 @@ impl Recorder {
             };
             report.aborted.iter().map(failed).collect()
         });
-        EncodeSummary {
-            command: "encode",
+        Summary {
+            command: self.command,
             version: env!("CARGO_PKG_VERSION"),
             identity: self.identity,
             rank: self.rank.rank,
@@ -163,7 +173,7 @@ fn peak_memory() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-impl EncodeSummary {
+impl<S: Serialize> Summary<S> {
     /// The text of `run.json`.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("numbers, strings and maps with string keys are JSON");
@@ -190,7 +200,7 @@ impl EncodeSummary {
     }
 }
 
-impl fmt::Display for EncodeSummary {
+impl<S> fmt::Display for Summary<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = self.samples as f64 / self.seconds.max(1e-9);
         write!(

@@ -1,87 +1,25 @@
 //! `imagebart verify`: is an output directory what it says, whole and undamaged?
 //!
-//! Every file is read to its end. Checked are the manifest; each file's seal, schema and provenance; its counts; every
-//! row's place, tokens and checksum; latents against rejects of the same unit; units without a file, and files without a
-//! unit. Nothing is changed.
+//! Latents, samples or both: whatever is there. Every file is read to its end. Checked are the manifest; each file's seal,
+//! schema and provenance; its counts; every row's place, tokens and checksum; that images are of one size, which fits the
+//! grid; rows against rejects of the same unit; units without a file, and files without a unit. Nothing is changed.
+
+mod report;
+
+pub use report::{Counts, Problem, VerifyReport};
 
 use super::with_causes;
 use crate::tables::{
-    FileInfo, Manifest, OutputDir, Provenance, RowCheck, TableError, check_seal, read_latents, read_rejects,
-    unit_of_path,
+    FileInfo, Identity, Manifest, OutputDir, Provenance, RowCheck, Run, SamplesIdentity, TableError, check_seal,
+    read_rejects_of, read_table, unit_of_path,
 };
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 
 /// Units that are read at once.
 const UNITS_IN_FLIGHT: usize = 4;
-/// Problems and gaps that the report's text lists in full.
-const SHOWN: usize = 50;
-
-/// What is wrong with one file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
-    /// The file's path in its store.
-    pub file: String,
-    /// One sentence.
-    pub detail: String,
-}
-
-/// What [`verify`] found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VerifyReport {
-    /// The directory's path in its store.
-    pub root: String,
-    /// Units the manifest lists; none without a readable manifest.
-    pub units: Option<u64>,
-    /// Units with a latents file, damaged or not.
-    pub done: u64,
-    /// Readable rows of latents.
-    pub rows: u64,
-    /// Readable rows of rejects.
-    pub rejects: u64,
-    /// What is wrong, in the order of files.
-    pub problems: Vec<Problem>,
-    /// Units of the manifest that are not done.
-    pub gaps: Vec<String>,
-}
-
-impl VerifyReport {
-    /// Whether everything is there and nothing is wrong.
-    pub fn is_ok(&self) -> bool {
-        self.problems.is_empty() && self.gaps.is_empty()
-    }
-
-    fn add(&mut self, file: impl ToString, detail: impl ToString) {
-        self.problems.push(Problem { file: file.to_string(), detail: detail.to_string() });
-    }
-}
-
-impl fmt::Display for VerifyReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = self.units.map_or("an unknown number of".to_owned(), |units| units.to_string());
-        writeln!(f, "{} of {units} units done, {} rows, {} rejects", self.done, self.rows, self.rejects)?;
-        for problem in self.problems.iter().take(SHOWN) {
-            writeln!(f, "problem: {}: {}", problem.file, problem.detail)?;
-        }
-        for gap in self.gaps.iter().take(SHOWN) {
-            writeln!(f, "missing: unit {gap}")?;
-        }
-        let hidden = self.problems.len().saturating_sub(SHOWN) + self.gaps.len().saturating_sub(SHOWN);
-        if hidden > 0 {
-            writeln!(f, "... and {hidden} more")?;
-        }
-        match (self.problems.len(), self.gaps.len()) {
-            (0, 0) => write!(f, "OK"),
-            (0, gaps) => {
-                write!(f, "INCOMPLETE: what is there is sound; {gaps} units are missing, encode again to add them")
-            }
-            (problems, gaps) => write!(f, "NOT OK: {problems} problems, {gaps} units missing"),
-        }
-    }
-}
 
 /// Checks the output directory `dir`. Nothing needs to be known of it, and it may be unfinished.
 ///
@@ -90,14 +28,24 @@ impl fmt::Display for VerifyReport {
 /// Only when the directory cannot be listed, or there is nothing of ours in it. Damage is reported, not an error.
 pub async fn verify(dir: &OutputDir) -> Result<VerifyReport, TableError> {
     let mut report = VerifyReport { root: dir.root().to_string(), ..VerifyReport::default() };
-    let (latents, rejects) = (dir.list("latents").await?, dir.list("rejects").await?);
-    let manifest_path = dir.root().clone().join("manifest.json");
+    let found = verify_run::<Identity>(dir, &mut report).await?;
+    if !verify_run::<SamplesIdentity>(&dir.of(), &mut report).await? && !found {
+        let detail = "neither a manifest nor latents nor samples: not an output directory of imagebart";
+        return Err(TableError::Format { path: dir.root().to_string(), detail: detail.to_owned() });
+    }
+    report.problems.sort();
+    // Both kinds of run see the stages of files beside the tables.
+    report.problems.dedup();
+    Ok(report)
+}
+
+/// Checks what runs of one kind left in `dir`, and says whether there is anything of theirs.
+async fn verify_run<I: Run>(dir: &OutputDir<I>, report: &mut VerifyReport) -> Result<bool, TableError> {
+    let (rows, rejects) = (dir.list(I::TABLE).await?, dir.list(I::REJECTS).await?);
+    let manifest_path = dir.root().clone().join(I::MANIFEST);
     let manifest = match dir.manifest().await {
         Ok(Some(manifest)) => Some(manifest),
-        Ok(None) if latents.is_empty() && rejects.is_empty() => {
-            let detail = "neither a manifest nor latents: not an output directory of imagebart";
-            return Err(TableError::Format { path: dir.root().to_string(), detail: detail.to_owned() });
-        }
+        Ok(None) if rows.is_empty() && rejects.is_empty() => return Ok(false),
         Ok(None) => {
             report.add(&manifest_path, "missing");
             None
@@ -107,27 +55,30 @@ pub async fn verify(dir: &OutputDir) -> Result<VerifyReport, TableError> {
             None
         }
     };
-    report.units = manifest.as_ref().map(|manifest| manifest.units.len() as u64);
-
     let known: Option<BTreeSet<&str>> =
         manifest.as_ref().map(|manifest| manifest.units.iter().map(|unit| unit.name.as_str()).collect());
-    let done = units_of(dir, "latents", &latents, known.as_ref(), &mut report);
-    let rejected = units_of(dir, "rejects", &rejects, known.as_ref(), &mut report);
-    report.done = done.len() as u64;
+    let done = units_of(dir, I::TABLE, &rows, known.as_ref(), report);
+    let rejected = units_of(dir, I::REJECTS, &rejects, known.as_ref(), report);
     for stage in dir.stages().await? {
-        report.add(stage, "left by a killed run, or of one that is writing now; encoding again sweeps it");
+        report.add(stage, "left by a killed run, or of one that is writing now; the same command sweeps it");
     }
     if let Some(manifest) = &manifest {
-        find_gaps(manifest, &manifest_path, &done, &mut report);
+        find_gaps(manifest, &manifest_path, &done, report);
     }
-    check_units(dir, manifest.map(|manifest| manifest.provenance()), &done, &rejected, &mut report).await;
-    report.problems.sort();
-    Ok(report)
+    let mut counts = Counts {
+        table: I::TABLE,
+        units: manifest.as_ref().map(|manifest| manifest.units.len() as u64),
+        done: done.len() as u64,
+        ..Counts::default()
+    };
+    check_units(dir, manifest.map(|manifest| manifest.provenance()), (&done, &rejected), &mut counts, report).await;
+    report.tables.push(counts);
+    Ok(true)
 }
 
 /// The units whose files are in the folder of `table`; other files, and those of unknown units, are reported.
-fn units_of(
-    dir: &OutputDir,
+fn units_of<I: Run>(
+    dir: &OutputDir<I>,
     table: &str,
     paths: &[Path],
     known: Option<&BTreeSet<&str>>,
@@ -148,7 +99,7 @@ fn units_of(
     units
 }
 
-fn find_gaps(manifest: &Manifest, path: &Path, done: &BTreeMap<String, Path>, report: &mut VerifyReport) {
+fn find_gaps<I: Run>(manifest: &Manifest<I>, path: &Path, done: &BTreeMap<String, Path>, report: &mut VerifyReport) {
     let mut seen = BTreeSet::new();
     for unit in &manifest.units {
         if !seen.insert(unit.name.as_str()) {
@@ -160,11 +111,11 @@ fn find_gaps(manifest: &Manifest, path: &Path, done: &BTreeMap<String, Path>, re
 }
 
 /// Reads every unit's files. `expected` is the manifest's provenance; without one, the first sound file's.
-async fn check_units(
-    dir: &OutputDir,
-    mut expected: Option<Provenance>,
-    done: &BTreeMap<String, Path>,
-    rejected: &BTreeMap<String, Path>,
+async fn check_units<I: Run>(
+    dir: &OutputDir<I>,
+    mut expected: Option<Provenance<I>>,
+    (done, rejected): (&BTreeMap<String, Path>, &BTreeMap<String, Path>),
+    counts: &mut Counts,
     report: &mut VerifyReport,
 ) {
     let units: BTreeSet<&String> = done.keys().chain(rejected.keys()).collect();
@@ -182,8 +133,8 @@ async fn check_units(
                 continue;
             }
         };
-        report.rows += check.rows;
-        report.rejects += check.rejects;
+        counts.rows += check.rows;
+        counts.rejects += check.rejects;
         for (path, info) in &check.infos {
             let expected = expected.get_or_insert_with(|| info.provenance.clone());
             for difference in info.provenance.difference(expected) {
@@ -195,15 +146,14 @@ async fn check_units(
 }
 
 /// What was found in one unit's files.
-#[derive(Default)]
-struct UnitCheck {
+struct UnitCheck<I> {
     rows: u64,
     rejects: u64,
-    infos: Vec<(Path, FileInfo)>,
+    infos: Vec<(Path, FileInfo<I>)>,
     problems: Vec<Problem>,
 }
 
-impl UnitCheck {
+impl<I> UnitCheck<I> {
     fn add(&mut self, file: &Path, detail: impl ToString) {
         self.problems.push(Problem { file: file.to_string(), detail: detail.to_string() });
     }
@@ -215,8 +165,13 @@ impl UnitCheck {
     }
 }
 
-async fn check_unit(dir: OutputDir, unit: String, latents: Option<Path>, rejects: Option<Path>) -> UnitCheck {
-    let mut check = UnitCheck::default();
+async fn check_unit<I: Run>(
+    dir: OutputDir<I>,
+    unit: String,
+    rows: Option<Path>,
+    rejects: Option<Path>,
+) -> UnitCheck<I> {
+    let mut check = UnitCheck { rows: 0, rejects: 0, infos: Vec::new(), problems: Vec::new() };
     let mut rejected = None;
     if let Some(path) = &rejects {
         match check_rejects(&dir, path, &unit, &mut check).await {
@@ -224,8 +179,8 @@ async fn check_unit(dir: OutputDir, unit: String, latents: Option<Path>, rejects
             Err(error) => check.fail(path, &error),
         }
     }
-    let Some(path) = &latents else { return check };
-    match check_latents(&dir, path, &unit, rejected.as_ref(), &mut check).await {
+    let Some(path) = &rows else { return check };
+    match check_rows(&dir, path, &unit, rejected.as_ref(), &mut check).await {
         Ok(()) if rejects.is_none() => check.add(path, "the unit has no rejects file, which is written first"),
         Ok(()) => {}
         Err(error) => check.fail(path, &error),
@@ -234,21 +189,21 @@ async fn check_unit(dir: OutputDir, unit: String, latents: Option<Path>, rejects
 }
 
 /// What the rejects of a unit say about it.
-struct Rejected {
+struct Rejected<I> {
     /// What the file says of itself.
-    info: FileInfo,
+    info: FileInfo<I>,
     /// Samples that were refused.
     indexes: BTreeSet<u64>,
 }
 
-async fn check_rejects(
-    dir: &OutputDir,
+async fn check_rejects<I: Run>(
+    dir: &OutputDir<I>,
     path: &Path,
     unit: &str,
-    check: &mut UnitCheck,
-) -> Result<Rejected, TableError> {
+    check: &mut UnitCheck<I>,
+) -> Result<Rejected<I>, TableError> {
     check_seal(dir.store(), path).await?;
-    let file = read_rejects(dir.store().clone(), path).await?;
+    let file = read_rejects_of::<I>(dir.store().clone(), path).await?;
     let info = file.info().clone();
     check_name(path, unit, &info, check);
     check.infos.push((path.clone(), info.clone()));
@@ -267,26 +222,30 @@ async fn check_rejects(
     Ok(Rejected { info, indexes })
 }
 
-async fn check_latents(
-    dir: &OutputDir,
+async fn check_rows<I: Run>(
+    dir: &OutputDir<I>,
     path: &Path,
     unit: &str,
-    rejected: Option<&Rejected>,
-    check: &mut UnitCheck,
+    rejected: Option<&Rejected<I>>,
+    check: &mut UnitCheck<I>,
 ) -> Result<(), TableError> {
     check_seal(dir.store(), path).await?;
-    let file = read_latents(dir.store().clone(), path).await?;
+    let file = read_table::<I>(dir.store().clone(), path).await?;
     let info = Arc::new(file.info().clone());
     check_name(path, unit, &info, check);
     check.infos.push((path.clone(), (*info).clone()));
-    let mut check_rows = RowCheck::new(&info, rejected.map(|rejected| &rejected.indexes));
+    let mut faults = RowCheck::new(&info, rejected.map(|rejected| &rejected.indexes));
     let mut rows = file.rows()?;
     while let Some(row) = rows.try_next().await? {
         check.rows += 1;
-        check_rows.row(&row);
+        faults.row(&row);
     }
-    for detail in check_rows.finish() {
+    for detail in faults.finish() {
         check.add(path, detail);
+    }
+    let found = info.rows.saturating_add(info.rejects);
+    if let Some(expected) = I::rows_of_unit(unit).filter(|&expected| expected != found) {
+        check.add(path, format!("has {found} rows with its rejects, its unit {expected}"));
     }
     if let Some(rejected) = rejected {
         let other = &rejected.info;
@@ -302,7 +261,7 @@ async fn check_latents(
 }
 
 /// A file must lie where its unit's file belongs.
-fn check_name(path: &Path, unit: &str, info: &FileInfo, check: &mut UnitCheck) {
+fn check_name<I>(path: &Path, unit: &str, info: &FileInfo<I>, check: &mut UnitCheck<I>) {
     if info.unit != unit {
         check.add(path, format!("is the file of the unit {}, not of {unit}: it was moved or renamed", info.unit));
     }

@@ -1,0 +1,89 @@
+//! What serde cannot see in a pipeline file: keys that must be given, and values that must fit.
+
+use super::load::Needs;
+use super::{Pipeline, load::nearest};
+use crate::datasets::Format;
+
+/// The key at fault, and what to do about it.
+type Fault = (&'static str, String);
+
+/// Checks a pipeline for a command.
+pub(super) fn check(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
+    required(pipeline, needs)?;
+    values(pipeline)
+}
+
+fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
+    let Pipeline { dataset, tokenizer, chain, sample, edit, output, .. } = pipeline;
+    let format = ("dataset.format", dataset.format.is_empty(), "\"folder\", \"webdataset\" or another of the formats");
+    let url = ("dataset.url", dataset.url.is_empty(), "where the images are: a local path or a URL");
+    let weights = ("tokenizer.weights", tokenizer.weights.is_empty(), "the VQGAN's .safetensors file");
+    let model =
+        ("chain.model", chain.model.is_empty(), "the model directory, as `imagebart import` or `train` writes it");
+    let count = ("sample.count", sample.count.is_none(), "how many images to draw, or give --count");
+    let images = ("edit.images", edit.images.is_empty(), "the folder of the images to edit, or give --images");
+    let masks = ("edit.masks", edit.masks.is_empty(), "the folder of their masks, or give --masks");
+    let tables = ("output.url", output.url.is_empty(), "where the tables go: a local path or a URL");
+    let needed = match needs {
+        Needs::Encode => vec![format, url, weights, tables],
+        Needs::Sample => vec![model, count, tables],
+        Needs::Edit => vec![model, images, masks, tables],
+    };
+    match needed.into_iter().find(|(_, missing, _)| *missing) {
+        Some((key, _, meaning)) => Err((key, format!("{key} is missing; set it to {meaning}"))),
+        None => Ok(()),
+    }
+}
+
+fn values(pipeline: &Pipeline) -> Result<(), Fault> {
+    let image = &pipeline.image;
+    let positive = [
+        ("image.size", u64::from(image.size)),
+        ("image.crops", u64::from(image.crops)),
+        ("image.max_pixels", image.max_pixels),
+        ("image.max_bytes", image.max_bytes.0),
+        ("dataset.unit_rows", pipeline.dataset.unit_rows),
+        ("sample.unit_rows", pipeline.sample.unit_rows),
+        ("sample.count", pipeline.sample.count.unwrap_or(1)),
+        ("run.memory_budget", pipeline.run.memory_budget.0),
+    ];
+    for (key, value) in positive {
+        if value == 0 {
+            return Err((key, format!("{key} must be 1 or more")));
+        }
+    }
+    if !pipeline.dataset.format.is_empty() {
+        one_of("dataset.format", &pipeline.dataset.format, &Format::ALL.map(|(name, _)| name))?;
+    }
+    one_of("dataset.labels", &pipeline.dataset.labels, &["auto", "directory", "none"])?;
+    if !pipeline.dataset.captions.starts_with("json.") {
+        one_of("dataset.captions", &pipeline.dataset.captions, &["auto", "none", "json.<key>"])?;
+    }
+    one_of("image.crop", &image.crop, &["center", "random"])?;
+    one_of("image.flip", &image.flip, &["none", "both"])?;
+    one_of(
+        "image.resize",
+        &image.resize,
+        &["pillow-bicubic", "pillow-lanczos", "pillow-bilinear", "pillow-box", "cv2-linear"],
+    )?;
+    one_of("sample.compat", &pipeline.sample.compat, &["default", "authors"])?;
+    one_of("edit.compat", &pipeline.edit.compat, &["default", "authors"])?;
+    one_of("edit.white", &pipeline.edit.white, &["keep", "edit"])?;
+    if image.crops > 1 && image.crop == "center" {
+        let message = format!("image.crops = {} needs image.crop = \"random\"", image.crops);
+        return Err(("image.crops", message));
+    }
+    if !(0.0..=1.0).contains(&pipeline.run.max_reject_fraction) {
+        return Err(("run.max_reject_fraction", "run.max_reject_fraction must be between 0 and 1".to_owned()));
+    }
+    Ok(())
+}
+
+/// `value` must be one of `known`; the message offers the nearest.
+fn one_of(key: &'static str, value: &str, known: &[&str]) -> Result<(), Fault> {
+    if known.contains(&value) {
+        return Ok(());
+    }
+    let hint = nearest(value, known.iter().copied()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+    Err((key, format!("{key} = \"{value}\" is not one of {}{hint}", known.join(", "))))
+}

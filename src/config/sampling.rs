@@ -1,0 +1,96 @@
+//! `[sample]` and `[edit]`: how a chain draws images.
+
+use super::sections::DType;
+use super::values::{Auto, LabelChoice, PerScale};
+use serde::{Deserialize, Serialize};
+
+/// `[sample]`: how tokens are drawn, and how many images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleSection {
+    /// Images to draw.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Rows of a work unit, which is committed as one. A multiple of the batch size wastes no batch.
+    pub unit_rows: u64,
+    /// Rows the networks see at once.
+    pub batch_size: Auto<u32>,
+    /// Arithmetic of the chain's networks: `fp32`, `bf16`, or `auto`: fp32 on the CPU, bf16 on CUDA.
+    pub dtype: Auto<DType>,
+    /// Divides the logits; 1 when left out. A number, or a list from scale 1 up, as the three below.
+    #[serde(skip_serializing_if = "PerScale::is_empty")]
+    pub temperature: PerScale<f32>,
+    /// Draws among this many of the likeliest tokens; all of them when left out.
+    #[serde(skip_serializing_if = "PerScale::is_empty")]
+    pub top_k: PerScale<u32>,
+    /// Draws from the smallest set of tokens with this much probability; all of them when left out.
+    #[serde(skip_serializing_if = "PerScale::is_empty")]
+    pub top_p: PerScale<f32>,
+    /// Classifier-free guidance; 1, which is none, when left out.
+    #[serde(skip_serializing_if = "PerScale::is_empty")]
+    pub guidance: PerScale<f32>,
+    /// Takes the likeliest token instead of drawing: for tests.
+    pub greedy: bool,
+    /// The classes the rows take in turn: `all`, a number, a list; `none` draws without a condition. `auto`: `all` where the
+    /// chain has classes.
+    pub labels: LabelChoice,
+    /// `default`, or `authors`: their code lets only the last scale obey the temperature.
+    pub compat: String,
+}
+
+impl Default for SampleSection {
+    fn default() -> Self {
+        SampleSection {
+            count: None,
+            unit_rows: 1024,
+            batch_size: Auto::Auto,
+            dtype: Auto::Auto,
+            temperature: PerScale::default(),
+            top_k: PerScale::default(),
+            top_p: PerScale::default(),
+            guidance: PerScale::default(),
+            greedy: false,
+            labels: LabelChoice::Auto,
+            compat: "default".to_owned(),
+        }
+    }
+}
+
+/// `[edit]`: what is edited, and how the chain goes about it. Temperature and the like are those of `[sample]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EditSection {
+    /// A folder of images: a local path or a URL.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub images: String,
+    /// A folder of masks, each named as its image but for the ending.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub masks: String,
+    /// What white pixels of a mask say: `keep`, as the authors' masks do, or `edit`.
+    pub white: String,
+    /// The class to edit towards, where the chain has classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    /// How often each scale is run: a number, or a list from scale 1 up. Left out: as the authors do.
+    #[serde(skip_serializing_if = "PerScale::is_empty")]
+    pub repeats: PerScale<u32>,
+    /// The scale to start from; the last one when left out. Lower scales change less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<u32>,
+    /// `default`, or `authors`: their inpainting, which re-noises known tokens too.
+    pub compat: String,
+}
+
+impl Default for EditSection {
+    fn default() -> Self {
+        EditSection {
+            images: String::new(),
+            masks: String::new(),
+            white: "keep".to_owned(),
+            label: None,
+            repeats: PerScale::default(),
+            start: None,
+            compat: "default".to_owned(),
+        }
+    }
+}

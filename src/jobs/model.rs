@@ -1,0 +1,403 @@
+//! What `sample` and `edit` share: the chain and how it runs, the identity of what it draws, and the stages from token grids
+//! to image files.
+
+use super::work::{dtype_name, dtype_named, processors, recorded};
+use super::{JobError, work};
+use crate::chain::{
+    Chain, ChainConfig, Compat, ModelDirectory, ModelError, SampleError, ScaleConfig, ScaleSettings, SettingsLists,
+};
+use crate::config::{ByteSize, DType, Pipeline};
+use crate::diffusion::Schedule;
+use crate::flow::BoxError;
+use crate::imaging::{Rgb, encode_png};
+use crate::random::RowKey;
+use crate::reject::{Reason, Reject};
+use crate::tables::{
+    EditSelection, FORMAT_VERSION, ImageFile, Provenance, RowSelection, RowSettings, SampleRow, SamplesIdentity,
+    row_key,
+};
+use crate::torch::device::{DeviceChoice, DeviceInUse, kind};
+use crate::transformer::{NetworkConfig, Placement};
+use crate::vqgan::{Tokenizer, TokenizerOptions};
+use bytes::Bytes;
+use serde::Serialize;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Rows per batch when nobody says. A step of the chain reads all weights whatever the batch, so small batches waste it.
+const BATCH_ON_CPU: u32 = 16;
+const BATCH_ON_CUDA: u32 = 256;
+/// Images the VQGAN decodes at once: the activations of one take about 0.25 GB at 256².
+const DECODED_ON_CPU: u32 = 4;
+const DECODED_ON_CUDA: u32 = 64;
+
+/// A model directory and how a run uses it, every `auto` decided. No weights are loaded yet.
+pub struct Model {
+    pub directory: ModelDirectory,
+    pub device: DeviceInUse,
+    pub settings: Settings,
+    /// How tokens are drawn at scales 1..=T.
+    pub scales: Arc<[ScaleSettings]>,
+    pub compat: Compat,
+    dtype: DType,
+    tokenizer_dtype: DType,
+    recorded: bool,
+    seed: u64,
+}
+
+/// Settings with every `auto` decided.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Settings {
+    /// Rows the networks see at once.
+    pub batch_size: u32,
+    /// Images the tokenizer sees at once.
+    pub tokenizer_batch_size: u32,
+    /// Threads of one tensor operation.
+    pub threads: NonZeroUsize,
+    /// Threads that write image files.
+    pub image_workers: usize,
+}
+
+impl Model {
+    /// Opens the pipeline's model directory, checks the settings against it, and decides what was left open. Settings on
+    /// `auto` take what the output records.
+    pub async fn open(
+        pipeline: &Pipeline,
+        (choice, overwrite): (DeviceChoice, bool),
+        compat: &str,
+    ) -> Result<Model, JobError> {
+        let directory = directory(pipeline)?;
+        let config = directory.config();
+        let sample = &pipeline.sample;
+        let lists = SettingsLists {
+            temperature: sample.temperature.0.clone(),
+            top_k: sample.top_k.0.clone(),
+            top_p: sample.top_p.0.clone(),
+            guidance: sample.guidance.0.clone(),
+            greedy: sample.greedy,
+        };
+        let scales = lists
+            .resolve(config.scales(), config.codebook_size, &config.condition)
+            .map_err(|error| JobError::Usage(format!("sample.{error}")))?;
+        let recorded = recorded::<SamplesIdentity>(&pipeline.output.url, overwrite).await?;
+        let device = work::device_for(choice, recorded.as_ref().map(|id| id.device.as_str()))?;
+        let on_cpu = device.class == "cpu";
+        let old = recorded.as_ref();
+        let dtype = sample.dtype.resolve(old.and_then(|id| dtype_named(&id.dtype)), || match on_cpu {
+            true => DType::Fp32,
+            false => DType::Bf16,
+        });
+        let tokenizer_dtype =
+            pipeline.tokenizer.dtype.resolve(old.and_then(|id| dtype_named(&id.tokenizer_dtype)), || DType::Fp32);
+        let batch_size = sample.batch_size.resolve(old.map(|id| id.batch_size), || match on_cpu {
+            true => BATCH_ON_CPU,
+            false => BATCH_ON_CUDA,
+        });
+        let decoded = pipeline.tokenizer.batch_size.resolve(old.map(|id| id.tokenizer_batch_size), || match on_cpu {
+            true => DECODED_ON_CPU,
+            false => DECODED_ON_CUDA,
+        });
+        let threads = pipeline.run.threads.resolve(old.map(|id| id.threads), processors);
+        let workers = pipeline.run.decode_workers.resolve(None, processors) as usize;
+        let threads = NonZeroUsize::new(threads as usize);
+        let Some(threads) = threads.filter(|_| batch_size > 0 && decoded > 0 && workers > 0) else {
+            let keys = "sample.batch_size, tokenizer.batch_size, run.threads and run.decode_workers must be 1 or more";
+            return Err(JobError::Usage(keys.to_owned()));
+        };
+        Ok(Model {
+            settings: Settings { batch_size, tokenizer_batch_size: decoded, threads, image_workers: workers },
+            directory,
+            device,
+            scales,
+            compat: if compat == "authors" { Compat::Authors } else { Compat::None },
+            dtype,
+            tokenizer_dtype,
+            recorded: recorded.is_some(),
+            seed: pipeline.run.seed,
+        })
+    }
+
+    /// Loads the weights of all scales and of the tokenizer.
+    pub fn load(&self) -> Result<Painter, JobError> {
+        let device = self.device.device;
+        let chain = self.directory.load(Placement { device, kind: kind(self.dtype) }).map_err(refused)?;
+        let options = TokenizerOptions { device, dtype: self.tokenizer_dtype, ..TokenizerOptions::default() };
+        let tokenizer = self.directory.load_tokenizer(options).map_err(refused)?;
+        Ok(Painter { chain, tokenizer, batch: self.settings.tokenizer_batch_size as usize })
+    }
+
+    /// What the rows of a run with the networks of `painter` have in common.
+    pub fn provenance(
+        &self,
+        painter: &Painter,
+        rows: RowSelection,
+        edit: Option<EditSelection>,
+    ) -> Provenance<SamplesIdentity> {
+        let config = self.directory.config();
+        let identity = SamplesIdentity {
+            format_version: FORMAT_VERSION,
+            tokenizer: painter.tokenizer.fingerprint().to_owned(),
+            chain: painter.chain.fingerprint().to_owned(),
+            schedule: self.directory.schedule().cumulatives().to_vec(),
+            settings: self.row_settings(),
+            compat: if self.compat == Compat::Authors { "authors" } else { "default" }.to_owned(),
+            rows,
+            edit,
+            image: "png".to_owned(),
+            seed: self.seed,
+            batch_size: self.settings.batch_size,
+            tokenizer_batch_size: self.settings.tokenizer_batch_size,
+            dtype: dtype_name(self.dtype).to_owned(),
+            tokenizer_dtype: dtype_name(self.tokenizer_dtype).to_owned(),
+            device: self.device.class.clone(),
+            threads: self.settings.threads.get() as u32,
+        };
+        Provenance { identity, grid: config.grid, codebook_size: config.codebook_size, rows_per_image: 1 }
+    }
+
+    /// The settings as the table has them.
+    pub fn row_settings(&self) -> RowSettings {
+        let codes = self.directory.config().codebook_size;
+        // The authors' encoder-decoders take no temperature.
+        let temperature = |(scale, row): (u32, &ScaleSettings)| match () {
+            () if row.greedy => 0.0,
+            () if self.compat == Compat::Authors && !self.is_gpt(scale) => 1.0,
+            () => row.temperature,
+        };
+        RowSettings {
+            temperature: (1..).zip(self.scales.iter()).map(temperature).collect(),
+            top_k: self.scales.iter().map(|row| row.top_k.unwrap_or(codes)).collect(),
+            top_p: self.scales.iter().map(|row| row.top_p.unwrap_or(1.0)).collect(),
+            guidance: self.scales.iter().map(|row| row.guidance).collect(),
+        }
+    }
+
+    fn is_gpt(&self, scale: u32) -> bool {
+        let network = self.directory.config().network(scale).map(|network| &network.network);
+        matches!(network, Some(NetworkConfig::Gpt(_)))
+    }
+
+    /// Whether the output was there already, to be gone on with.
+    pub fn recorded(&self) -> bool {
+        self.recorded
+    }
+
+    /// Writes the lines of `--dry-run` that `sample` and `edit` share.
+    pub fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { batch_size, tokenizer_batch_size, threads, image_workers } = self.settings;
+        writeln!(f, "device     {}", self.device.line)?;
+        let bytes = if self.dtype == DType::Fp32 { 4 } else { 2 };
+        describe_chain(f, self.directory.config(), bytes, batch_size)?;
+        writeln!(
+            f,
+            "batches    {batch_size} rows in {}, {tokenizer_batch_size} images in {}",
+            dtype_name(self.dtype),
+            dtype_name(self.tokenizer_dtype)
+        )?;
+        writeln!(f, "threads    {threads} for tensors, {image_workers} for image files")
+    }
+}
+
+/// Writes the chain's networks with their parameters, and the memory of their weights and caches.
+pub fn describe_chain(f: &mut fmt::Formatter<'_>, config: &ChainConfig, bytes: u64, batch: u32) -> fmt::Result {
+    let ((rows, columns), scales) = (config.grid, config.scales());
+    writeln!(f, "chain      {scales} scales, {rows} × {columns} tokens of {}", config.codebook_size)?;
+    for network in &config.networks {
+        let ScaleConfig { scales, network, .. } = network;
+        let numbers: Vec<String> = scales.iter().map(u32::to_string).collect();
+        let numbers = format!("scale{} {}", if scales.len() > 1 { "s" } else { "" }, numbers.join(", "));
+        let shape = match network {
+            NetworkConfig::EncoderDecoder(shape) => format!(
+                "encoder-decoder, width {}, {} + {} layers",
+                shape.dim, shape.encoder_depth, shape.decoder_depth
+            ),
+            NetworkConfig::Gpt(shape) => format!("gpt, width {}, {} layers", shape.dim, shape.depth),
+        };
+        writeln!(f, "{numbers:<10} {shape}: {} parameters", network.parameters())?;
+    }
+    let parameters = config.networks.iter().map(|network| network.network.parameters().unsigned_abs());
+    let caches = config.networks.iter().map(|network| cache(config, &network.network)).max().unwrap_or(0);
+    writeln!(
+        f,
+        "memory     {} for the weights of {} parameters, {} for the caches of a batch",
+        ByteSize(parameters.clone().sum::<u64>().saturating_mul(bytes)),
+        parameters.sum::<u64>(),
+        ByteSize(caches.saturating_mul(bytes).saturating_mul(batch.into()))
+    )
+}
+
+/// Numbers in the key and value caches of one row.
+fn cache(config: &ChainConfig, network: &NetworkConfig) -> u64 {
+    let tokens = config.tokens() as u64;
+    let text = network.text().map_or(0, |text| text.length.unsigned_abs());
+    match network {
+        NetworkConfig::EncoderDecoder(shape) => {
+            let width = crate::transformer::HEAD_WIDTH.saturating_mul(shape.decoder_heads).unsigned_abs();
+            let context = tokens.saturating_add(2).saturating_add(text);
+            let both = tokens.saturating_add(context).saturating_mul(2).saturating_mul(width);
+            both.saturating_mul(shape.decoder_depth.unsigned_abs())
+        }
+        NetworkConfig::Gpt(shape) => {
+            let length = shape.block.unsigned_abs().saturating_add(text);
+            length.saturating_mul(2).saturating_mul(shape.dim.unsigned_abs()).saturating_mul(shape.depth.unsigned_abs())
+        }
+    }
+}
+
+/// The pipeline's model directory, opened. What the pipeline says of the chain itself must agree with it.
+fn directory(pipeline: &Pipeline) -> Result<ModelDirectory, JobError> {
+    let path = &pipeline.chain.model;
+    if path.contains("://") {
+        return Err(JobError::Usage(format!(
+            "chain.model = \"{path}\" is a URL: model directories are local, copy it here"
+        )));
+    }
+    if !Path::new(path).is_dir() {
+        return Err(JobError::Usage(format!(
+            "chain.model = \"{path}\" is not a directory: make one with `imagebart import`, or train one"
+        )));
+    }
+    let directory = ModelDirectory::open(path).map_err(refused)?;
+    if !pipeline.chain.scale.is_empty() {
+        let config = directory.config();
+        let ours = ChainConfig::from_sections(&pipeline.chain, &pipeline.condition, Some(config.codebook_size))
+            .map_err(|error| JobError::Usage(error.to_string()))?;
+        if let Some(what) = disagreement(&ours, config) {
+            let file = directory.config_file();
+            return Err(JobError::Usage(format!(
+                "the pipeline file and {} disagree: {what}; take [[chain.scale]] out of the pipeline file to use the model \
+                 as it is",
+                file.display()
+            )));
+        }
+    }
+    Ok(directory)
+}
+
+/// The first thing about which a pipeline's chain and a model's differ.
+fn disagreement(ours: &ChainConfig, model: &ChainConfig) -> Option<String> {
+    let shown = |key: &str, ours: &dyn fmt::Debug, model: &dyn fmt::Debug| {
+        Some(format!("{key} is {ours:?} here, {model:?} there"))
+    };
+    if ours.codebook_size != model.codebook_size {
+        return shown("chain.codebook_size", &ours.codebook_size, &model.codebook_size);
+    }
+    if ours.grid != model.grid {
+        return shown("chain.grid", &ours.grid, &model.grid);
+    }
+    if ours.condition != model.condition {
+        return shown("condition", &ours.condition, &model.condition);
+    }
+    if ours.scales() != model.scales() {
+        return shown("the number of scales", &ours.scales(), &model.scales());
+    }
+    // One schedule has several names.
+    let alphas =
+        |config: &ChainConfig| Schedule::new(&config.schedule, config.scales()).map(|s| s.cumulatives().to_vec());
+    match (alphas(ours), alphas(model)) {
+        (Ok(a), Ok(b)) if a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5) => {}
+        _ => return shown("chain.schedule", &ours.schedule, &model.schedule),
+    }
+    let scale = (1..=model.scales()).find(|&scale| {
+        let network = |config: &ChainConfig| config.network(scale).map(|network| network.network.clone());
+        network(ours) != network(model)
+    })?;
+    let network = |config: &ChainConfig| config.network(scale).map(|network| network.network.clone());
+    shown(&format!("the network of scale {scale}"), &network(ours), &network(model))
+}
+
+/// What is wrong with a model is the user's to mend.
+pub fn refused(error: ModelError) -> JobError {
+    JobError::Usage(super::with_causes(&error))
+}
+
+/// Networks on a device, ready to draw.
+pub struct Painter {
+    pub chain: Chain,
+    pub tokenizer: Tokenizer,
+    batch: usize,
+}
+
+impl Painter {
+    /// The token grids of images of `side` × `side` pixels, each three bytes a pixel; `rows` key the ids of outliers.
+    pub fn encode(&self, images: &[&[u8]], side: u32, rows: &[RowKey]) -> Result<Vec<Vec<u16>>, BoxError> {
+        let mut grids = Vec::with_capacity(images.len());
+        for (images, rows) in images.chunks(self.batch).zip(rows.chunks(self.batch)) {
+            grids.extend(self.tokenizer.encode(images, (side, side), rows)?);
+        }
+        Ok(grids)
+    }
+
+    /// The images of token grids.
+    pub fn decode(&self, grids: &[Vec<u16>]) -> Result<Vec<Rgb>, BoxError> {
+        let mut images = Vec::with_capacity(grids.len());
+        for grids in grids.chunks(self.batch) {
+            let grids: Vec<&[u16]> = grids.iter().map(Vec::as_slice).collect();
+            images.extend(self.tokenizer.decode(&grids, self.chain.config().grid)?);
+        }
+        Ok(images)
+    }
+}
+
+/// Rows that a message names.
+const NAMED: usize = 4;
+
+/// What stopped a batch of the unit `unit`, in the names its rows have in the table.
+pub fn stopped(error: SampleError, unit: &str, names: &[&str]) -> BoxError {
+    let SampleError::NotFinite { scale, rows } = error else { return format!("unit {unit}: {error}").into() };
+    let mut named: Vec<&str> = rows.iter().take(NAMED).filter_map(|&row| names.get(row).copied()).collect();
+    if rows.len() > NAMED {
+        named.push("...");
+    }
+    let named = named.join(", ");
+    format!(
+        "unit {unit}: the network of scale {scale} gave NaN or infinity for row(s) {named}; check its weights, or use fp32"
+    )
+    .into()
+}
+
+/// A drawn image on its way to a file.
+pub struct Drawn {
+    /// The row's number over the whole run.
+    pub number: u64,
+    /// The work unit's name.
+    pub unit: String,
+    pub label: Option<i32>,
+    pub parent: Option<String>,
+    pub tokens: Vec<u16>,
+    pub image: Rgb,
+}
+
+/// Makes the table's row of a drawn image, with its PNG.
+pub fn to_row(drawn: Drawn, settings: &Arc<RowSettings>, seed: u64) -> Vec<Result<SampleRow, Reject>> {
+    let key = row_key(drawn.number);
+    let bytes = match encode_png(&drawn.image) {
+        Ok(bytes) => Bytes::from(bytes),
+        Err(error) => {
+            return vec![Err(Reject {
+                source: drawn.parent.unwrap_or_default(),
+                key,
+                index: drawn.number,
+                unit: drawn.unit,
+                stage: "encode",
+                reason: Reason::UnsupportedFormat,
+                message: error.to_string(),
+            })];
+        }
+    };
+    vec![Ok(SampleRow {
+        image: ImageFile { bytes, path: format!("{key}.png") },
+        key,
+        prompt: None,
+        label: drawn.label,
+        seed,
+        tokens: drawn.tokens,
+        score: None,
+        rank: None,
+        accepted: true,
+        parent: drawn.parent,
+        settings: settings.clone(),
+    })]
+}

@@ -1,0 +1,139 @@
+//! The pipeline files that come with the program: each loads, and describes the networks of the released models.
+
+use imagebart::chain::ChainConfig;
+use imagebart::config::{Needs, Pipeline};
+use imagebart::diffusion::Schedule;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A pipeline, and what the authors' code and configs say of its model.
+struct Expected {
+    file: &'static str,
+    codes: u32,
+    /// Parameters of each network, from scale 1 up.
+    parameters: &'static [i64],
+    /// Cumulative alphas, 0 to T.
+    cumulative: &'static [f32],
+    /// The share of the soft loss of each network.
+    alphas: &'static [f64],
+}
+
+const GEOMETRIC: &[f32] = &[1.0, 0.75, 0.5, 0.25, 0.0];
+const LSUN: &[f32] = &[1.0, 0.84827, 0.65263, 0.0];
+const FIVE: &[f32] = &[1.0, 0.90989, 0.81510, 0.70163, 0.51498, 0.0];
+
+const RELEASED: [Expected; 8] = [
+    Expected {
+        file: "ffhq.toml",
+        codes: 548,
+        parameters: &[203_214_812, 203_214_812, 203_214_812, 201_033_600],
+        cumulative: GEOMETRIC,
+        alphas: &[0.0, 0.0, 0.0, 1.0],
+    },
+    Expected {
+        file: "ffhq-2.toml",
+        codes: 548,
+        parameters: &[614_638_024, 640_994_944],
+        cumulative: &[1.0, 0.63605, 0.0],
+        alphas: &[0.0, 1.0],
+    },
+    Expected { file: "ffhq-joint.toml", codes: 548, parameters: &[203_214_812], cumulative: GEOMETRIC, alphas: &[1.0] },
+    Expected {
+        file: "lsun-bedrooms.toml",
+        codes: 1017,
+        parameters: &[616_800_114, 616_800_114, 642_135_552],
+        cumulative: LSUN,
+        alphas: &[0.0, 1.0, 1.0],
+    },
+    Expected {
+        file: "lsun-cats.toml",
+        codes: 1014,
+        parameters: &[616_786_284, 616_786_284, 642_128_256],
+        cumulative: LSUN,
+        alphas: &[0.0, 1.0, 1.0],
+    },
+    Expected {
+        file: "lsun-churches.toml",
+        codes: 1022,
+        parameters: &[616_824_316, 616_824_316, 642_147_712],
+        cumulative: LSUN,
+        alphas: &[0.0, 1.0, 1.0],
+    },
+    Expected {
+        file: "imagenet.toml",
+        codes: 973,
+        parameters: &[616_660_665, 616_660_665, 616_660_665, 642_063_808],
+        cumulative: GEOMETRIC,
+        alphas: &[0.0, 1.0, 1.0, 1.0],
+    },
+    Expected {
+        file: "imagenet-5.toml",
+        codes: 973,
+        parameters: &[616_660_661, 616_660_661, 616_660_661, 616_660_661, 642_063_808],
+        cumulative: FIVE,
+        alphas: &[0.0, 1.0, 1.0, 1.0, 1.0],
+    },
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")
+}
+
+fn load(file: &str) -> (Pipeline, ChainConfig) {
+    let count = ["sample.count=1000".to_owned()];
+    let pipeline = Pipeline::load_for(Needs::Sample, &folder().join(file), &count).expect(file);
+    let chain = ChainConfig::from_sections(&pipeline.chain, &pipeline.condition, None).expect(file);
+    (pipeline, chain)
+}
+
+#[test]
+fn released_models_have_their_shapes_and_schedules() {
+    for expected in &RELEASED {
+        let (_, chain) = load(expected.file);
+        let parameters: Vec<i64> = chain.networks.iter().map(|network| network.network.parameters()).collect();
+        let alphas: Vec<f64> = chain.networks.iter().map(|network| network.alpha).collect();
+        assert_eq!(parameters, expected.parameters, "{}", expected.file);
+        assert_eq!(alphas, expected.alphas, "{}", expected.file);
+        assert_eq!((chain.codebook_size, chain.grid), (expected.codes, (16, 16)), "{}", expected.file);
+        let schedule = Schedule::new(&chain.schedule, chain.scales()).expect(expected.file);
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+        assert_eq!(schedule.cumulatives().len(), expected.cumulative.len(), "{}", expected.file);
+        assert!(schedule.cumulatives().iter().zip(expected.cumulative).all(near), "{}", expected.file);
+    }
+}
+
+/// Every file loads for every command that its sections serve; those of a chain tell its parameters before there is a model.
+#[test]
+fn every_pipeline_loads_and_dry_runs() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut chains = BTreeSet::new();
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_string_lossy().into_owned();
+        let pipeline = Pipeline::load(&path, &[]).expect(&file);
+        if pipeline.chain.scale.is_empty() {
+            continue;
+        }
+        let (_, chain) = load(&file);
+        let inputs = ["edit.images=a", "edit.masks=b"].map(str::to_owned);
+        Pipeline::load_for(Needs::Edit, &path, &inputs).expect(&file);
+        let output = Command::new(env!("CARGO_BIN_EXE_imagebart"))
+            .args(["--device", "cpu", "--dry-run", "sample", path.to_str().unwrap(), "--count", "1000"])
+            .current_dir(elsewhere.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{file}: {errors}");
+        for network in &chain.networks {
+            let parameters = format!("{} parameters", network.network.parameters());
+            assert!(text.contains(&parameters), "{file}: {parameters} is not in\n{text}");
+        }
+        chains.insert(file);
+    }
+    let released = RELEASED.iter().map(|expected| expected.file);
+    let all: BTreeSet<String> = released.chain(["conceptual-captions.toml"]).map(str::to_owned).collect();
+    assert_eq!(chains, all);
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0, "a dry run wrote something");
+}
