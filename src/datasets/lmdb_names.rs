@@ -129,7 +129,10 @@ mod tests {
         let keys: Vec<&str> = names.all().map(|at| names.key(at)).collect();
         assert_eq!(keys, [".webp", "ab", "b.x", "c"]);
         assert_eq!((names.find(&names.all(), b"b.x"), names.find(&(0..2), b"b.x")), (Some(2), None));
-        assert_eq!((names.split(&names.all(), b"b"), names.split(&(3..4), b"b"), names.split(&(1..3), b"z")), (2, 3, 3));
+        assert_eq!(
+            (names.split(&names.all(), b"b"), names.split(&(3..4), b"b"), names.split(&(1..3), b"z")),
+            (2, 3, 3)
+        );
         assert!(Names::parse("x".to_owned(), "\n \n".to_owned()).is_none());
     }
 

@@ -149,7 +149,8 @@ impl Rows<'_> {
             if self.names.is_some_and(|names| names.find(&leaf.names, node.key).is_none()) {
                 continue;
             }
-            let out_of_order = || corrupt(format!("its key does not come after the one before it on page {}", leaf.number));
+            let out_of_order =
+                || corrupt(format!("its key does not come after the one before it on page {}", leaf.number));
             let content = if in_order { self.content(node) } else { Err(out_of_order()) };
             rows.push(Row { key: readable(node.key), content: content.unwrap_or_else(Content::Bad) });
         }

@@ -114,9 +114,7 @@ impl LsunLmdb {
             && names.len() as u64 > u64::from(classes)
         {
             let (url, found) = (&self.location.url, names.len());
-            return Err(DatasetError::Config(format!(
-                "{url} has {found} databases, but dataset.classes = {classes}"
-            )));
+            return Err(DatasetError::Config(format!("{url} has {found} databases, but dataset.classes = {classes}")));
         }
         let rank = |file: &Source| names.binary_search(&database_name(&file.path)).ok();
         Ok(files.iter().map(|file| rank(file).and_then(|rank| i32::try_from(rank).ok())).collect())

@@ -8,6 +8,8 @@ mod containers;
 mod corpora;
 mod example;
 mod formats;
+mod lmdb;
+mod lmdb_damage;
 mod messages;
 #[path = "../skip/mod.rs"]
 mod skip;
@@ -31,6 +33,8 @@ fn every_format() -> Vec<Fixture> {
         containers::zips(),
         containers::hf_table(),
         containers::img2dataset_table(),
+        lmdb::databases(),
+        lmdb::listed_databases(),
     ]
 }
 
