@@ -10,6 +10,7 @@ mod example;
 mod formats;
 mod lmdb;
 mod lmdb_damage;
+mod lsun;
 mod messages;
 #[path = "../skip/mod.rs"]
 mod skip;
