@@ -21,7 +21,9 @@ const LAST_PAGE: usize = 136;
 static DATABASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut random = noise(1);
     let steps: Vec<Step> = (0..300)
-        .map(|n: usize| put(format!("{:0200x}", random()), vec![n as u8; if n % 5 == 0 { 3000 } else { 1 + n % 40 }]))
+        .map(|n: usize| {
+            put(format!("{:0200x}", random()), vec![n as u8; if n.is_multiple_of(5) { 3000 } else { 1 + n % 40 }])
+        })
         .collect();
     let data = written(&[steps]).0;
     assert_eq!(number(&data, newer_meta(&data) + DEPTH, 2), 3);
