@@ -16,11 +16,12 @@ const CLASSES: u32 = 1000;
 const IMAGE_FIELDS: [&str; 6] = ["jpg", "jpeg", "png", "webp", "gif", "bmp"];
 
 /// The directories of the manifest and the formats of what is in them.
-const KINDS: [(&str, Format); 4] = [
+const KINDS: [(&str, Format); 5] = [
     ("tar", Format::WebDataset),
     ("tfrecord", Format::FfhqTfRecord),
     ("parquet", Format::HfParquet),
     ("zip", Format::StyleGanZip),
+    ("lmdb", Format::LsunLmdb),
 ];
 
 /// Keys as they stand, positions as digits.
@@ -91,6 +92,9 @@ fn samples_fit(item: &Value, found: &BTreeSet<String>) -> Result<(), String> {
         // Some are lost, not all.
         let fits = !found.is_empty() && found.len() as u64 <= most;
         return if fits { Ok(()) } else { Err(format!("1 to {most}")) };
+    }
+    if let Some(count) = item["good_count"].as_u64() {
+        return if found.len() as u64 == count { Ok(()) } else { Err(format!("{count}")) };
     }
     if item["action"] == "reject" && item["good"].is_null() {
         return if found.is_empty() { Ok(()) } else { Err("none".to_owned()) };

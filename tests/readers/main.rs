@@ -8,6 +8,9 @@ mod containers;
 mod corpora;
 mod example;
 mod formats;
+mod lmdb;
+mod lmdb_damage;
+mod lsun;
 mod messages;
 #[path = "../skip/mod.rs"]
 mod skip;
@@ -31,6 +34,8 @@ fn every_format() -> Vec<Fixture> {
         containers::zips(),
         containers::hf_table(),
         containers::img2dataset_table(),
+        lmdb::databases(),
+        lmdb::listed_databases(),
     ]
 }
 

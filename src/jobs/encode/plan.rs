@@ -201,7 +201,7 @@ async fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
     if let Some(classes) = section.classes {
         settings.insert("classes".to_owned(), classes.to_string());
     }
-    if section.format == "folder" {
+    if matches!(section.format.as_str(), "folder" | "lsun-lmdb") {
         settings.insert("unit_rows".to_owned(), section.unit_rows.to_string());
     }
     if let Some(list) = &section.list {
