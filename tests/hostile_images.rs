@@ -89,7 +89,7 @@ fn check_pixels(
 
 /// The centre crop at 256 against the reference's PNG: mean difference below half a step.
 fn close_to_reference(bytes: &[u8], reference: &Value, references: &Path) -> Result<(), String> {
-    use imagebart::imaging::{CropMode, Flip, Preprocess, Resize};
+    use imagebart::imaging::{CropMode, Flip, Preprocess, Resize, Trim};
     let file = text(reference, "file").ok_or("the reference has no file")?;
     let expected = std::fs::read(references.join(file)).map_err(|error| error.to_string())?;
     let expected = decode(&expected, &Limits::default()).map_err(|error| error.to_string())?;
@@ -99,6 +99,7 @@ fn close_to_reference(bytes: &[u8], reference: &Value, references: &Path) -> Res
         crop: CropMode::Center,
         crops: 1,
         flip: Flip::None,
+        trim: Trim::None,
         limits: Limits::default(),
     };
     let row = |crop| imagebart::random::RowKey::new(0, "hostile", 0, crop);

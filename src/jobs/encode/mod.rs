@@ -10,12 +10,13 @@ use super::running::Running;
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
 use crate::config::Pipeline;
+use crate::datasets::{NotDownloaded, Unit};
 use crate::flow::{Flow, Report};
 use crate::launch::Rank;
 use crate::progress::Display;
 use crate::tables::{Identity, OutputDir};
+use crate::torch;
 use crate::torch::device::DeviceChoice;
-use crate::{datasets::Unit, torch};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -67,14 +68,17 @@ pub async fn encode(
         &plan.device.line,
         plan.settings,
     );
+    let (not_downloaded, unfinished) = (NotDownloaded::default(), plan.unfinished.clone());
     let (committed, report) = if pending.units.is_empty() {
         (Committed::default(), None)
     } else {
-        let (committed, report) = run(plan, &output, pending.units.clone(), pipeline, display, cancel).await?;
+        let units = pending.units.clone();
+        let (committed, report) = run(plan, &output, (units, &not_downloaded), pipeline, display, cancel).await?;
         (committed, Some(report))
     };
     let earlier = pending.earlier(&output).await?;
-    let summary = recorder.summary(committed, earlier, report.as_ref(), started.elapsed());
+    let mut summary = recorder.summary(committed, earlier, report.as_ref(), started.elapsed());
+    (summary.not_downloaded, summary.unfinished) = (not_downloaded.counts(), unfinished);
     output.put(&facts::file_name::<Identity>(options.rank), summary.to_json()).await.map_err(JobError::failed)?;
     tracing::info!("{summary}");
     summary.verdict(pipeline.run.max_reject_fraction)?;
@@ -85,7 +89,7 @@ pub async fn encode(
 async fn run(
     plan: EncodePlan,
     output: &OutputDir,
-    units: Vec<Arc<Unit>>,
+    (units, not_downloaded): (Vec<Arc<Unit>>, &NotDownloaded),
     pipeline: &Pipeline,
     display: &Display,
     cancel: CancellationToken,
@@ -97,7 +101,8 @@ async fn run(
     let mut writer = Writer::new(output.clone(), work.provenance);
     let side = preprocess.size;
     let result = Flow::source(&running.engine, "read", move |sample| stages::cost(sample, &preprocess), {
-        move |out| stages::read(reader, units, out)
+        let not_downloaded = not_downloaded.clone();
+        move |out| stages::read(reader, units, not_downloaded, out)
     })
     .map("decode", settings.decode_workers, move |sample| stages::decode(sample, &preprocess, seed))
     .batch(settings.batch_size as usize)

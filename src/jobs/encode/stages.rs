@@ -1,6 +1,6 @@
 //! What each stage of `encode` does with an item.
 
-use crate::datasets::{Reader, Sample, Unit};
+use crate::datasets::{NotDownloaded, Reader, Sample, Unit};
 use crate::flow::{BoxError, Emitter};
 use crate::imaging::{Crop, Preprocess};
 use crate::jobs::reading;
@@ -8,6 +8,7 @@ use crate::random::RowKey;
 use crate::reject::{Reason, Reject};
 use crate::tables::LatentRow;
 use crate::vqgan::Tokenizer;
+use futures::future::BoxFuture;
 use std::future::ready;
 use std::sync::Arc;
 
@@ -42,16 +43,18 @@ pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
 pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
+    not_downloaded: NotDownloaded,
     out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {
-    reading::read(reader, units, |unit, sample| Box::pin(ready(Ok(Read { unit, sample }))), out).await
+    let item = |unit, sample| Box::pin(ready(Ok(Read { unit, sample }))) as BoxFuture<'static, _>;
+    reading::read(reader, units, item, not_downloaded, out).await
 }
 
 /// Encoded bytes to crops, or a reject with its reason.
 pub fn decode(read: Read, preprocess: &Preprocess, seed: u64) -> Vec<Result<Prepared, Reject>> {
     let Read { unit, sample } = read;
     let row = |crop| RowKey::new(seed, &unit.name, sample.index, crop);
-    let crops = match preprocess.prepare(&sample.image, row) {
+    let crops = match preprocess.prepare_padded(&sample.image, sample.original, row) {
         Ok(crops) => crops,
         Err(error) => {
             let reason = error.reason();
