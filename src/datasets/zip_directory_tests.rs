@@ -100,7 +100,7 @@ async fn places_behind_the_directory_are_damage() {
         bytes[entry + 42..entry + 46].copy_from_slice(&start.to_le_bytes());
     }
     let found = contents(bytes).await.unwrap();
-    assert!(found.iter().all(|(_, body)| *body == Err(Reason::CorruptContainer)), "{found:?}");
+    assert!(found.len() == 2 && found.iter().all(|(_, body)| body.is_err()), "{found:?}");
 }
 
 proptest! {
