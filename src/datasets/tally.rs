@@ -47,6 +47,9 @@ mod tests {
         let counts = sum.counts();
         assert!(counts.len() <= STATUSES + 1, "{counts:?}");
         assert_eq!(counts["failed_to_resize"], u64::MAX);
-        assert_eq!(counts.iter().filter(|(status, _)| status.as_str() != "failed_to_resize").map(|(_, n)| n).sum::<u64>(), 100);
+        assert_eq!(
+            counts.iter().filter(|(status, _)| status.as_str() != "failed_to_resize").map(|(_, n)| n).sum::<u64>(),
+            100
+        );
     }
 }

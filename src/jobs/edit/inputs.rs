@@ -177,5 +177,5 @@ pub(super) async fn read(
         })
     };
     let reader: Arc<dyn Reader> = inputs.reader.clone();
-    reading::read(reader, units, item, NotDownloaded::default(), out).await
+    reading::read(reader, units, |_, _| true, item, NotDownloaded::default(), out).await
 }

@@ -1,5 +1,6 @@
 //! What each stage of `encode` does with an item.
 
+use super::retry::Again;
 use crate::datasets::{NotDownloaded, Reader, Sample, Unit};
 use crate::flow::{BoxError, Emitter};
 use crate::imaging::{Crop, Preprocess};
@@ -9,6 +10,7 @@ use crate::reject::{Reason, Reject};
 use crate::tables::LatentRow;
 use crate::vqgan::Tokenizer;
 use futures::future::BoxFuture;
+use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::Arc;
 
@@ -39,15 +41,17 @@ pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
     preprocess.cost(&read.sample.image)
 }
 
-/// Reads the units one after the other.
+/// Reads the units one after the other; of those in `again`, only the samples it names.
 pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
+    again: BTreeMap<String, Arc<Again>>,
     not_downloaded: NotDownloaded,
     out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {
-    let item = |unit, sample| Box::pin(ready(Ok(Read { unit, sample }))) as BoxFuture<'static, _>;
-    reading::read(reader, units, item, not_downloaded, out).await
+    let wanted = |unit: &Unit, index: u64| again.get(&unit.name).is_none_or(|again| again.has(index));
+    let item = |unit, sample| -> BoxFuture<'static, _> { Box::pin(ready(Ok(Read { unit, sample }))) };
+    reading::read(reader, units, wanted, item, not_downloaded, out).await
 }
 
 /// Encoded bytes to crops, or a reject with its reason.
