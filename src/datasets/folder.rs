@@ -33,8 +33,8 @@ const NAMED_IN_MESSAGE: usize = 5;
 ///   entity tag. So a manifest stays small for millions of files, and a file that was added, removed or resized is noticed on
 ///   resume.
 /// - Files are images by their ending, in any case; names that start with a dot are passed over.
-/// - A caption comes from the `.txt` file beside an image, else from `caption` of the `.json` file, as img2dataset writes them;
-///   images that are named one by one, not listed, have none.
+/// - A caption comes from the `.txt` file beside an image, else from `caption` of the `.json` file, as img2dataset writes them.
+///   Where images are named one by one, so must these be: `{0..9}.{jpg,txt}`.
 /// - Of img2dataset's directories `NNNNN/`, those without a `NNNNN_stats.json` beside them are unfinished and passed over.
 /// - With a list file, only the files it names are read: by path relative to the root, else by base name (as in FFHQ's and
 ///   LSUN's lists). The order stays that of the paths. A name that is not there stops the run.

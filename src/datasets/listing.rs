@@ -118,7 +118,7 @@ impl Listing {
     }
 
     /// Like [`Listing::find`]; also notes the objects that end in one of `beside`, lower case, wherever they are in the
-    /// directories that are listed. Objects that are named one by one bring none along.
+    /// directories that are listed. Where objects are named one by one, so must these be.
     pub async fn find_with(
         location: &Location,
         wanted: &Wanted,
@@ -130,6 +130,7 @@ impl Listing {
         }
         found.heads().await?;
         found.refuse_captions().await?;
+        found.set_apart();
         let Finder { metas, roots, ignored, described, listed, .. } = found;
         let root = common_directory(&roots);
         let strip = if root.is_empty() { 0 } else { root.len() + 1 };
@@ -280,6 +281,17 @@ impl<'a> Finder<'a> {
         };
         all.sort_unstable_by(|a, b| a.location.as_ref().as_bytes().cmp(b.location.as_ref().as_bytes()));
         Ok(all)
+    }
+
+    /// Takes the named objects that only describe others out of the dataset.
+    fn set_apart(&mut self) {
+        let describes = |meta: &ObjectMeta| {
+            let name = meta.location.as_ref().to_ascii_lowercase();
+            self.beside.iter().any(|ending| name.ends_with(ending)) && !self.wanted.matches(&name)
+        };
+        let (described, metas): (Vec<_>, Vec<_>) = std::mem::take(&mut self.metas).into_iter().partition(describes);
+        self.metas = metas;
+        self.described.extend(described);
     }
 
     /// Remembers what a listing of `directory` tells besides the wanted objects.

@@ -7,7 +7,9 @@ mod conformance;
 mod containers;
 mod corpora;
 mod example;
+mod ffhq;
 mod formats;
+mod img2dataset;
 mod messages;
 #[path = "../skip/mod.rs"]
 mod skip;
@@ -23,6 +25,7 @@ fn every_format() -> Vec<Fixture> {
         formats::webdataset(),
         formats::webdataset_gzip(),
         formats::folder(),
+        formats::folder_with_captions(),
         formats::folder_with_directories(),
         formats::lengths_example(),
         containers::ffhq_records(),
