@@ -9,7 +9,7 @@ const NEXT_I32: u8 = 0x15;
 /// What is wrong with a page's header.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum PageError {
-    #[error("a page has {size} bytes, more than {limit}")]
+    #[error("a page claims {size} bytes; its column, and 16 times image.max_bytes, allow {limit}")]
     TooLarge { size: i64, limit: u64 },
     #[error("a page's header is damaged")]
     Damaged,

@@ -11,6 +11,7 @@ mod ffhq;
 mod formats;
 mod img2dataset;
 mod messages;
+mod pages;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod stores;
