@@ -80,6 +80,9 @@ fn samples_fit(item: &Value, found: &BTreeSet<String>) -> Result<(), String> {
         let fits = !found.is_empty() && found.len() as u64 <= most;
         return if fits { Ok(()) } else { Err(format!("1 to {most}")) };
     }
+    if let Some(count) = item["good_count"].as_u64() {
+        return if found.len() as u64 == count { Ok(()) } else { Err(format!("{count}")) };
+    }
     if item["action"] == "reject" && item["good"].is_null() {
         return if found.is_empty() { Ok(()) } else { Err("none".to_owned()) };
     }
