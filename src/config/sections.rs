@@ -12,6 +12,7 @@ pub struct Pipeline {
     pub dataset: DatasetSection,
     pub image: ImageSection,
     pub tokenizer: TokenizerSection,
+    pub shrink: ShrinkSection,
     pub chain: ChainSection,
     pub condition: ConditionSection,
     pub sample: SampleSection,
@@ -113,6 +114,27 @@ pub struct TokenizerSection {
     pub batch_size: Auto<u32>,
     /// `fp32`; `bf16`, which is faster on GPUs but changes a few tokens in a hundred; or `auto`: fp32.
     pub dtype: Auto<DType>,
+}
+
+/// `[shrink]`: a tokenizer with only the codes that are used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShrinkSection {
+    /// A local path or URL; the remapped latents go under it.
+    pub to: String,
+    /// The latents whose codes count as used, by the URL of their output: a validation split, in the paper. Without it, those
+    /// that are remapped.
+    pub count: Option<String>,
+    /// How often a code must stand there to be kept.
+    pub min_count: u64,
+    /// The smaller tokenizer's file. Without it, `<name>-shrunk.safetensors` beside `tokenizer.weights`.
+    pub tokenizer: Option<String>,
+}
+
+impl Default for ShrinkSection {
+    fn default() -> Self {
+        ShrinkSection { to: String::new(), count: None, min_count: 1, tokenizer: None }
+    }
 }
 
 /// Arithmetic of a network.

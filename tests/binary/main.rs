@@ -11,6 +11,7 @@ mod linking;
 mod pipelines;
 mod retry;
 mod sample;
+mod shrink;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
 mod text;

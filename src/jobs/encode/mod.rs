@@ -4,8 +4,8 @@ mod plan;
 mod retry;
 mod stages;
 
-pub(super) use plan::preprocessing;
 pub use plan::{EncodePlan, Settings, preprocess_of, reader_of, tokenizer_of};
+pub(super) use plan::{config_of, preprocessing};
 
 use self::retry::{Attempts, RetryWriter};
 use super::running::Running;

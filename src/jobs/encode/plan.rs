@@ -174,20 +174,21 @@ pub fn preprocess_of(pipeline: &Pipeline) -> Result<Preprocess, JobError> {
 
 /// The pipeline's tokenizer on a device.
 pub fn tokenizer_of(pipeline: &Pipeline, device: &DeviceInUse, dtype: DType) -> Result<Tokenizer, JobError> {
-    let section = &pipeline.tokenizer;
-    let config = match &section.ddconfig {
-        None => None,
-        Some(ddconfig) => {
-            let value = serde_json::json!({
-                "ddconfig": ddconfig, "embed_dim": section.embed_dim, "n_embed": section.n_embed,
-            });
-            let config: VqganConfig = serde_json::from_value(value)
-                .map_err(|error| JobError::Usage(format!("tokenizer.ddconfig, embed_dim, n_embed: {error}")))?;
-            Some(config)
-        }
-    };
     let options = TokenizerOptions { device: device.device, dtype, ..TokenizerOptions::default() };
-    Tokenizer::load(&section.weights, config, options).map_err(|error| JobError::Usage(error.to_string()))
+    Tokenizer::load(&pipeline.tokenizer.weights, config_of(pipeline)?, options)
+        .map_err(|error| JobError::Usage(error.to_string()))
+}
+
+/// The shape of the tokenizer's network, where the pipeline gives it.
+pub fn config_of(pipeline: &Pipeline) -> Result<Option<VqganConfig>, JobError> {
+    let section = &pipeline.tokenizer;
+    let Some(ddconfig) = &section.ddconfig else { return Ok(None) };
+    let value = serde_json::json!({
+        "ddconfig": ddconfig, "embed_dim": section.embed_dim, "n_embed": section.n_embed,
+    });
+    let config = serde_json::from_value(value)
+        .map_err(|error| JobError::Usage(format!("tokenizer.ddconfig, embed_dim, n_embed: {error}")))?;
+    Ok(Some(config))
 }
 
 pub fn preprocessing(pipeline: &Pipeline) -> Preprocessing {
