@@ -63,6 +63,7 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     }
     one_of("image.crop", &image.crop, &["center", "random"])?;
     one_of("image.flip", &image.flip, &["none", "both"])?;
+    one_of("image.trim", &image.trim, &["none", "white-border"])?;
     one_of(
         "image.resize",
         &image.resize,

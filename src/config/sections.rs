@@ -29,7 +29,8 @@ pub struct DatasetSection {
     pub format: String,
     /// Where it is: a local path or a URL (`s3://`, `gs://`, `az://`, `http(s)://`, `file://`), with braces for shards.
     pub url: String,
-    /// A file of names, one per line: only these are kept (folders and LMDBs).
+    /// A file of names, one per line, or FFHQ's metadata and a category of it (`ffhq-dataset-v2.json#training`): only these are
+    /// kept (folders, zip archives, LMDBs).
     pub list: Option<String>,
     /// Where labels come from: `auto` (what the format itself says), `directory` (folders: the rank of the top directory's
     /// name; LMDBs: that of the database's), or `none`.
@@ -70,6 +71,8 @@ pub struct ImageSection {
     pub crops: u32,
     /// `none`, or `both`: the image and its mirror, two rows.
     pub flip: String,
+    /// `none`, or `white-border`: cut off the white bars that img2dataset pads images with to a square.
+    pub trim: String,
     /// Images of more pixels are rejected from their header.
     pub max_pixels: u64,
     /// Images of more bytes are rejected unread.
@@ -87,6 +90,7 @@ impl Default for ImageSection {
             crop: "center".to_owned(),
             crops: 1,
             flip: "none".to_owned(),
+            trim: "none".to_owned(),
             max_pixels: limits.max_pixels,
             max_bytes: ByteSize(limits.max_bytes),
             min_side: limits.min_side,

@@ -90,10 +90,11 @@ impl FromStr for Labels {
     }
 }
 
-/// Where captions come from. Folders, zip archives and LMDBs have none.
+/// Where captions come from. Zip archives and LMDBs have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Captions {
-    /// WebDataset: `txt`, else the JSON's `caption`; tables: the column or field `txt`, `caption` or `text`.
+    /// WebDataset: `txt`, else the JSON's `caption`; folders: those of the `.txt` and `.json` files beside an image; tables: the
+    /// column or field `txt`, `caption` or `text`.
     #[default]
     Auto,
     /// No captions, even where there are some.
@@ -118,7 +119,8 @@ impl FromStr for Captions {
 /// What a reader needs to know besides format and URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetOptions {
-    /// Folders and LMDBs: a URL or path of a file with one name per line; only these images are read.
+    /// Folders, zip archives and LMDBs: a URL or path of a file with one name per line, or of FFHQ's metadata and a category of
+    /// it (`ffhq-dataset-v2.json#training`); only these images are read.
     pub list: Option<String>,
     /// Where classes come from.
     pub labels: Labels,
@@ -126,7 +128,10 @@ pub struct DatasetOptions {
     pub classes: Option<u32>,
     /// Where captions come from.
     pub captions: Captions,
-    /// The largest encoded image, in bytes; larger ones are passed over and rejected as `too_large`.
+    /// Whether [`Sample::original`](super::Sample::original) is wanted, which takes reading JSON files and fields.
+    pub original_sizes: bool,
+    /// The largest encoded image, in bytes; larger ones are passed over and rejected as `too_large`. A page of a Parquet file,
+    /// which holds many, may have 16 times as many.
     pub max_bytes: u64,
     /// How many images make a work unit, where a unit is a block of files or a slice of a file. Part of the dataset's selection: other units have other names.
     pub unit_rows: u64,
@@ -144,6 +149,7 @@ impl Default for DatasetOptions {
             labels: Labels::Auto,
             classes: None,
             captions: Captions::Auto,
+            original_sizes: false,
             max_bytes: 64 << 20,
             unit_rows: 5000,
             parallel_files: 16,
@@ -184,11 +190,13 @@ pub async fn open(format: Format, url: &str, options: DatasetOptions) -> Result<
 
 fn check(format: Format, options: &DatasetOptions) -> Result<(), DatasetError> {
     let refuse = |sentence: &str| Err(DatasetError::Config(sentence.to_owned()));
-    let has_names = matches!(format, Format::Folder | Format::LsunLmdb);
-    if !has_names && options.list.is_some() {
-        return refuse("dataset.list works with format = \"folder\" and \"lsun-lmdb\" only");
+    if !matches!(format, Format::Folder | Format::StyleGanZip | Format::LsunLmdb) && options.list.is_some() {
+        return refuse(
+            "dataset.list works with format = \"folder\", \"stylegan-zip\" and \"lsun-lmdb\" only: other formats have no names \
+             to choose by",
+        );
     }
-    if !has_names && options.labels == Labels::Directory {
+    if !matches!(format, Format::Folder | Format::LsunLmdb) && options.labels == Labels::Directory {
         return refuse("dataset.labels = \"directory\" works with format = \"folder\" and \"lsun-lmdb\" only");
     }
     if options.unit_rows == 0 {

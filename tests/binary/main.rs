@@ -5,6 +5,7 @@ mod common;
 mod demo;
 mod edit;
 mod encode;
+mod img2dataset;
 mod kill;
 mod linking;
 mod pipelines;

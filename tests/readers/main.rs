@@ -7,11 +7,14 @@ mod conformance;
 mod containers;
 mod corpora;
 mod example;
+mod ffhq;
 mod formats;
+mod img2dataset;
 mod lmdb;
 mod lmdb_damage;
 mod lsun;
 mod messages;
+mod pages;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod stores;
@@ -26,6 +29,7 @@ fn every_format() -> Vec<Fixture> {
         formats::webdataset(),
         formats::webdataset_gzip(),
         formats::folder(),
+        formats::folder_with_captions(),
         formats::folder_with_directories(),
         formats::lengths_example(),
         containers::ffhq_records(),
