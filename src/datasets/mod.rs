@@ -10,6 +10,7 @@ mod fields;
 mod finished;
 mod folder;
 mod input;
+mod inquire;
 mod listing;
 mod mds;
 mod mds_index;

@@ -5,13 +5,14 @@
 //! store is opened: a run without them stops before any work.
 
 use super::DatasetError;
+use super::range_reader::bare_etag;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, ObjectMeta, ObjectStore, RetryConfig};
 use std::fmt;
 use std::path::{Component, Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -57,6 +58,11 @@ impl Location {
             lasting_etags: first.scheme != Scheme::Local,
             patterns: parts.into_iter().map(|part| part.path).collect(),
         })
+    }
+
+    /// The entity tag to record of an object, where there is one that survives a copy.
+    pub(super) fn etag(&self, meta: &ObjectMeta) -> Option<String> {
+        meta.e_tag.as_deref().filter(|_| self.lasting_etags).map(|etag| bare_etag(etag).to_owned())
     }
 
     /// A location in a store of one's own (an in-memory one in tests); `pattern` as in [`Location::open`], without scheme.

@@ -21,7 +21,9 @@ pub async fn open_output(url: &str, create: bool) -> Result<OutputDir, JobError>
         return Err(JobError::Usage(format!("output {url} has braces or wildcards; give one directory")));
     }
     if url.contains("://") && !url.starts_with("file://") {
-        return Ok(OutputDir::new(location.store.clone(), Path::from(pattern.as_str()), None));
+        // As it is written: what reads the output later takes its URL without escapes, too.
+        let root = Path::parse(pattern).map_err(|error| JobError::Usage(format!("output {url}: {error}")))?;
+        return Ok(OutputDir::new(location.store.clone(), root, None));
     }
     // Paths of the local store count from the root.
     let disk = PathBuf::from("/").join(pattern);

@@ -85,9 +85,13 @@ impl<I: Run> Work<I> {
         Manifest::new(&self.provenance, self.units.iter().map(unit).collect())
     }
 
-    /// Opens the output for writing: refuses one of another identity, or clears it when told to.
+    /// Opens the output for writing: see [`Work::begin`].
     pub async fn open(&self, rank: Rank, overwrite: bool) -> Result<OutputDir<I>, JobError> {
-        let output = open_output(&self.url, true).await?.of::<I>();
+        self.begin(open_output(&self.url, true).await?.of::<I>(), rank, overwrite).await
+    }
+
+    /// Begins a run in `output`, or goes on with one: refuses one of another identity, or clears it when told to.
+    pub async fn begin(&self, output: OutputDir<I>, rank: Rank, overwrite: bool) -> Result<OutputDir<I>, JobError> {
         let own = self.own(rank);
         let own: Vec<&str> = own.iter().map(|unit| unit.name.as_str()).collect();
         let manifest = self.manifest();

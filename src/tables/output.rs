@@ -1,8 +1,10 @@
 //! An output directory: which units are done, whose run it belongs to, and the traces of killed runs.
 
 use super::names::{path_of_unit, unit_of_path};
+use super::repeating::Repeating;
 use super::run::Run;
 use super::{Identity, Manifest, TableError};
+use crate::retry::Retries;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -20,6 +22,8 @@ const DELETES_IN_FLIGHT: usize = 16;
 /// An output directory in an object store, as runs of one kind see it: `OutputDir` is that of `encode`,
 /// `OutputDir<SamplesIdentity>` that of `sample` and `edit`. Both may be one directory ([`OutputDir::of`]).
 ///
+/// Requests of other stores that fail in a way that can pass are repeated: those that can be made twice.
+///
 /// A local store must be opened with `LocalFileSystem::with_fsync(true)`: only then does a commit survive a power cut.
 /// Local stores stage an upload as `name#1` and rename it; their listings hide such files, and so they are swept on the
 /// disk itself, below `disk`. Uploads that a killed run left unfinished in an object store cannot be listed through
@@ -35,6 +39,11 @@ pub struct OutputDir<I = Identity> {
 impl OutputDir {
     /// The directory `root` of `store`; `disk` is its path when the store is a local disk.
     pub fn new(store: Arc<dyn ObjectStore>, root: Path, disk: Option<PathBuf>) -> OutputDir {
+        // What fails on a local disk fails again.
+        let store = match disk {
+            Some(_) => store,
+            None => Arc::new(Repeating::new(store, Retries::default())),
+        };
         OutputDir { store, root, disk, run: PhantomData }
     }
 
@@ -143,7 +152,7 @@ impl<I: Run> OutputDir<I> {
                 })
                 .collect();
             let delete = |path: Path| async move {
-                match self.store.delete(&path).await {
+                match Retries::default().run(path.as_ref(), || self.store.delete(&path)).await {
                     Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
                     Err(error) => Err(TableError::store(&path, error)),
                 }
@@ -217,8 +226,15 @@ impl<I: Run> OutputDir<I> {
     /// All objects in the folder of `table`, in the order of their paths.
     pub async fn list(&self, table: &str) -> Result<Vec<Path>, TableError> {
         let folder = self.file(table);
-        let listed = self.store.list(Some(&folder)).map_ok(|meta| meta.location).try_collect::<Vec<Path>>().await;
-        match listed {
+        let retries = Retries::default();
+        let paths = || async {
+            let (mut pages, mut paths) = (self.store.list(Some(&folder)), Vec::new());
+            while let Some(meta) = retries.piece(pages.try_next()).await? {
+                paths.push(meta.location);
+            }
+            Ok(paths)
+        };
+        match retries.repeat(folder.as_ref(), paths).await {
             Ok(mut paths) => {
                 paths.sort();
                 Ok(paths)
@@ -229,11 +245,8 @@ impl<I: Run> OutputDir<I> {
     }
 
     async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {
-        let bytes = match self.store.get(path).await {
-            Ok(object) => object.bytes().await,
-            Err(error) => Err(error),
-        };
-        match bytes {
+        let whole = || async { self.store.get(path).await?.bytes().await };
+        match Retries::default().run(path.as_ref(), whole).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(TableError::store(path, error)),
