@@ -33,18 +33,24 @@ pub struct OutputDir<I = Identity> {
     store: Arc<dyn ObjectStore>,
     root: Path,
     disk: Option<PathBuf>,
+    retries: Retries,
     run: PhantomData<fn() -> I>,
 }
 
 impl OutputDir {
     /// The directory `root` of `store`; `disk` is its path when the store is a local disk.
     pub fn new(store: Arc<dyn ObjectStore>, root: Path, disk: Option<PathBuf>) -> OutputDir {
+        OutputDir::repeating(store, root, disk, Retries::default())
+    }
+
+    /// The same, with requests repeated as told.
+    pub fn repeating(store: Arc<dyn ObjectStore>, root: Path, disk: Option<PathBuf>, retries: Retries) -> OutputDir {
         // What fails on a local disk fails again.
         let store = match disk {
             Some(_) => store,
-            None => Arc::new(Repeating::new(store, Retries::default())),
+            None => Arc::new(Repeating::new(store, retries)),
         };
-        OutputDir { store, root, disk, run: PhantomData }
+        OutputDir { store, root, disk, retries, run: PhantomData }
     }
 
     /// The local directory `disk`, which must exist.
@@ -64,7 +70,8 @@ impl OutputDir {
 impl<I: Run> OutputDir<I> {
     /// The same directory as runs of another kind see it.
     pub fn of<J: Run>(&self) -> OutputDir<J> {
-        OutputDir { store: self.store.clone(), root: self.root.clone(), disk: self.disk.clone(), run: PhantomData }
+        let OutputDir { store, root, disk, retries, .. } = self.clone();
+        OutputDir { store, root, disk, retries, run: PhantomData }
     }
 
     /// The store the directory lies in.
@@ -152,7 +159,7 @@ impl<I: Run> OutputDir<I> {
                 })
                 .collect();
             let delete = |path: Path| async move {
-                match Retries::default().run(path.as_ref(), || self.store.delete(&path)).await {
+                match self.retries.run(path.as_ref(), || self.store.delete(&path)).await {
                     Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
                     Err(error) => Err(TableError::store(&path, error)),
                 }
@@ -226,7 +233,7 @@ impl<I: Run> OutputDir<I> {
     /// All objects in the folder of `table`, in the order of their paths.
     pub async fn list(&self, table: &str) -> Result<Vec<Path>, TableError> {
         let folder = self.file(table);
-        let retries = Retries::default();
+        let retries = self.retries;
         let paths = || async {
             let (mut pages, mut paths) = (self.store.list(Some(&folder)), Vec::new());
             while let Some(meta) = retries.piece(pages.try_next()).await? {
@@ -246,7 +253,7 @@ impl<I: Run> OutputDir<I> {
 
     async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {
         let whole = || async { self.store.get(path).await?.bytes().await };
-        match Retries::default().run(path.as_ref(), whole).await {
+        match self.retries.run(path.as_ref(), whole).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(TableError::store(path, error)),

@@ -125,7 +125,12 @@ impl ObjectStore for Repeating {
         Box::pin(async move { self.retries.run(prefix.map_or("", Path::as_ref), list).await })
     }
 
-    fn copy_opts<'s, 'f, 't, 'a>(&'s self, from: &'f Path, to: &'t Path, options: CopyOptions) -> BoxFuture<'a, Result<()>>
+    fn copy_opts<'s, 'f, 't, 'a>(
+        &'s self,
+        from: &'f Path,
+        to: &'t Path,
+        options: CopyOptions,
+    ) -> BoxFuture<'a, Result<()>>
     where
         's: 'a,
         'f: 'a,
