@@ -88,9 +88,31 @@ impl Failures {
     }
 }
 
+/// What a store refuses for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such object or, in a listing, no such bucket.
+    Missing,
+    /// Not with these credentials, or not without any.
+    Denied,
+}
+
+impl Refusal {
+    /// What `error` refuses, if that is what it is about.
+    pub fn of(error: &Error) -> Option<Refusal> {
+        match (error, status(error)) {
+            (Error::NotFound { .. }, _) | (_, Some(404)) => Some(Refusal::Missing),
+            (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, _) | (_, Some(401 | 403)) => {
+                Some(Refusal::Denied)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The HTTP status that an error of a network store tells of. Those of listings have no variant of their own, and the type
 /// that knows the status is private to `object_store`: what is left is its text.
-pub fn status(error: &Error) -> Option<u16> {
+fn status(error: &Error) -> Option<u16> {
     const BEFORE: &str = "status code: ";
     let text = error.to_string();
     let after = text.get(text.find(BEFORE)? + BEFORE.len()..)?;

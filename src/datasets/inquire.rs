@@ -2,7 +2,7 @@
 
 use super::DatasetError;
 use super::store::{Location, credentials_hint};
-use crate::retry::{Retries, status};
+use crate::retry::{Refusal, Retries};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectMeta, ObjectStoreExt};
@@ -44,12 +44,17 @@ pub(super) fn parse_path(path: &str) -> Result<Path, DatasetError> {
 /// The error of a store that was asked, as a sentence for the user.
 fn refused(location: &Location, source: Error) -> DatasetError {
     let url = &location.url;
-    match (&source, status(&source)) {
-        (Error::NotFound { .. }, _) => DatasetError::Config(format!("{url} does not exist")),
-        (_, Some(404)) => DatasetError::Config(format!("the bucket or container of {url} does not exist")),
-        (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, _) | (_, Some(401 | 403)) => {
+    match (Refusal::of(&source), &source) {
+        (Some(Refusal::Denied), _) => {
             DatasetError::Config(format!("access to {url} was refused: {}", credentials_hint(url)))
         }
-        _ => DatasetError::Store { path: url.clone(), source },
+        (Some(Refusal::Missing), Error::NotFound { .. }) => DatasetError::Config(format!("{url} does not exist")),
+        (Some(Refusal::Missing), _) => {
+            DatasetError::Config(format!("the bucket or container of {url} does not exist"))
+        }
+        (None, Error::InvalidPath { source }) => DatasetError::Config(format!(
+            "{url} has an object whose name cannot be read ({source}): rename it, or name the others without it"
+        )),
+        (None, _) => DatasetError::Store { path: url.clone(), source },
     }
 }

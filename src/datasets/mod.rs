@@ -38,6 +38,7 @@ pub use open::{Captions, DatasetOptions, Format, Labels, open};
 pub use parquet::{ParquetImages, Table};
 pub use range_reader::{Object, RangeReader, ReadAhead};
 pub use store::Location;
+pub(crate) use store::credentials_hint;
 pub use stylegan_zip::StyleGanZip;
 pub use tfrecord::{Records, TfRecord};
 pub use webdataset::WebDataset;

@@ -226,7 +226,7 @@ fn timeouts(prefix: &'static str) -> impl Iterator<Item = (ClientConfigKey, Stri
 }
 
 /// Which variables give access to the store of a URL, for messages.
-pub(super) fn credentials_hint(url: &str) -> &'static str {
+pub(crate) fn credentials_hint(url: &str) -> &'static str {
     match url.split(':').next().unwrap_or_default() {
         "s3" | "s3a" => {
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true if the bucket is public"
