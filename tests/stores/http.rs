@@ -46,6 +46,8 @@ pub enum Answer {
     Whole(String, Vec<u8>),
     /// The same, but the connection breaks after so many bytes of the body.
     Cut(String, Vec<u8>, usize),
+    /// Nothing: the connection breaks.
+    Hangup,
     /// Nothing, until the client gives up.
     Silence,
 }
@@ -158,6 +160,7 @@ fn converse(stream: impl Read + Write, answer: &dyn Fn(&Request) -> Answer) {
                 body.truncate(bytes);
                 (head, body, false)
             }
+            Answer::Hangup => return,
             Answer::Silence => {
                 let _ = stream.read_to_end(&mut Vec::new());
                 return;

@@ -2,12 +2,16 @@
 //!
 //! What every store owes is in `conformance.rs`. A server that cannot be installed here skips its tests, visibly.
 
+mod broken;
 #[path = "../common/mod.rs"]
 mod common;
 mod conformance;
 mod corpus;
+mod faults;
+mod faulty;
 mod http;
 mod keys;
+mod proxy;
 
 #[path = "../python/mod.rs"]
 mod python;
@@ -16,6 +20,7 @@ mod refusals;
 mod servers;
 #[path = "../skip/mod.rs"]
 mod skip;
+mod weather;
 mod web;
 
 use servers::Bucket;
