@@ -49,9 +49,7 @@ fn refused(location: &Location, source: Error) -> DatasetError {
             DatasetError::Config(format!("access to {url} was refused: {}", credentials_hint(url)))
         }
         (Some(Refusal::Missing), Error::NotFound { .. }) => DatasetError::Config(format!("{url} does not exist")),
-        (Some(Refusal::Missing), _) => {
-            DatasetError::Config(format!("the bucket or container of {url} does not exist"))
-        }
+        (Some(Refusal::Missing), _) => DatasetError::Config(format!("the bucket or container of {url} does not exist")),
         (None, Error::InvalidPath { source }) => DatasetError::Config(format!(
             "{url} has an object whose name cannot be read ({source}): rename it, or name the others without it"
         )),

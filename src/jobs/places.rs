@@ -44,9 +44,7 @@ pub fn output_error(url: &str, error: TableError) -> JobError {
         _ => None,
     };
     match refused {
-        Some(Refusal::Denied) => {
-            JobError::Usage(format!("access to {url} was refused: {}", credentials_hint(url)))
-        }
+        Some(Refusal::Denied) => JobError::Usage(format!("access to {url} was refused: {}", credentials_hint(url))),
         Some(Refusal::Missing) => JobError::Usage(format!("the bucket or container of {url} does not exist")),
         None => refusal(error),
     }

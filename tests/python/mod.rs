@@ -17,7 +17,7 @@ pub fn environment(name: &str, requirements: &str) -> Result<PathBuf, String> {
     }
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
     run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check", "-r"])
         .arg(&requirements))?;
     std::fs::write(&marker, wanted).map_err(|error| error.to_string())?;
     Ok(python)

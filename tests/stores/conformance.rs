@@ -6,8 +6,8 @@ use crate::servers::Bucket;
 use imagebart::datasets::{DatasetOptions, Folder, Listing, Location, Reader, Wanted, WebDataset, read_unit};
 use imagebart::random::{Purpose, RowKey};
 use imagebart::tables::OutputDir;
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::process::Output;
 use std::sync::Arc;
@@ -141,7 +141,8 @@ async fn large_files_go_up_in_parts(bucket: &Bucket, corpus: &Corpus) {
         let row = RowKey::new(3, "caption", index, 0);
         (0..LARGE as u32 / 20).map(|at| b'a' + row.below(Purpose::Init, at, 26) as u8).collect()
     };
-    let members = |index: u64| [(format!("{index:03}.png"), png(index, 33, 34)), (format!("{index:03}.txt"), caption(index))];
+    let members =
+        |index: u64| [(format!("{index:03}.png"), png(index, 33, 34)), (format!("{index:03}.txt"), caption(index))];
     let shard = tar(&(0..20).flat_map(members).collect::<Vec<_>>());
     assert!(shard.len() >= LARGE);
     let local = corpus.root.path().join("large.tar");

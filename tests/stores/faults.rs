@@ -113,7 +113,8 @@ async fn one_in_ten(format: &str, seeds: std::ops::Range<u64>) {
         let records = [input.record(), output.record()];
         for (request, times) in records.iter().flat_map(|record| &record.requests) {
             // A listing and the manifest are asked for several times without any fault.
-            let bound = if request.starts_with("get in/") || request.contains("/latents/") { ATTEMPTS.into() } else { 20 };
+            let bound =
+                if request.starts_with("get in/") || request.contains("/latents/") { ATTEMPTS.into() } else { 20 };
             assert!(*times <= bound, "seed {seed}: {request} was made {times} times");
         }
         // All but the manifest's first put, which is not made twice: there the output is looked at anew.

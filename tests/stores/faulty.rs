@@ -32,8 +32,7 @@ pub enum Fault {
     Lost,
 }
 
-const OF_READS: [Fault; 6] =
-    [Fault::Unavailable, Fault::TooMany, Fault::Reset, Fault::Cut, Fault::Short, Fault::Stall];
+const OF_READS: [Fault; 6] = [Fault::Unavailable, Fault::TooMany, Fault::Reset, Fault::Cut, Fault::Short, Fault::Stall];
 const OF_PUTS: [Fault; 5] = [Fault::Unavailable, Fault::TooMany, Fault::Reset, Fault::Stall, Fault::Lost];
 const OF_OTHERS: [Fault; 3] = [Fault::Unavailable, Fault::TooMany, Fault::Reset];
 
@@ -138,7 +137,9 @@ impl ObjectStore for Faulty {
             match fault {
                 None => self.inner.get_opts(location, options).await,
                 Some(Fault::Stall) => futures::future::pending().await,
-                Some(fault @ (Fault::Cut | Fault::Short)) => half(self.inner.get_opts(location, options).await?, fault).await,
+                Some(fault @ (Fault::Cut | Fault::Short)) => {
+                    half(self.inner.get_opts(location, options).await?, fault).await
+                }
                 Some(fault) => Err(error(fault)),
             }
         })
@@ -159,7 +160,9 @@ impl ObjectStore for Faulty {
         Box::pin(async move {
             match fault {
                 None => self.inner.put_opts(location, payload, options).await,
-                Some(Fault::Stall) if options.mode == object_store::PutMode::Overwrite => futures::future::pending().await,
+                Some(Fault::Stall) if options.mode == object_store::PutMode::Overwrite => {
+                    futures::future::pending().await
+                }
                 Some(Fault::Lost) => {
                     self.inner.put_opts(location, payload, options).await?;
                     Err(error(Fault::Lost))
@@ -210,7 +213,12 @@ impl ObjectStore for Faulty {
         self.inner.delete_stream(locations)
     }
 
-    fn copy_opts<'s, 'f, 't, 'a>(&'s self, from: &'f Path, to: &'t Path, options: CopyOptions) -> BoxFuture<'a, Result<()>>
+    fn copy_opts<'s, 'f, 't, 'a>(
+        &'s self,
+        from: &'f Path,
+        to: &'t Path,
+        options: CopyOptions,
+    ) -> BoxFuture<'a, Result<()>>
     where
         's: 'a,
         'f: 'a,

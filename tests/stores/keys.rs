@@ -30,7 +30,10 @@ async fn odd_keys(bucket: &Bucket) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
-    let shard = ("odd #1/shards/s #1+%.tar".to_owned(), std::fs::read(corpus.root.path().join("in/shards/shard-0000.tar")).unwrap());
+    let shard = (
+        "odd #1/shards/s #1+%.tar".to_owned(),
+        std::fs::read(corpus.root.path().join("in/shards/shard-0000.tar")).unwrap(),
+    );
     upload(&*bucket.store, [shard.clone()].into()).await;
     let local = corpus.root.path().join(&shard.0);
     std::fs::create_dir_all(local.parent().unwrap()).unwrap();

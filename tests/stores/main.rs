@@ -3,7 +3,7 @@
 //! What every store owes is in `conformance.rs`. A server that cannot be installed here skips its tests, visibly.
 
 mod broken;
-#[path = "../common/mod.rs"]
+#[path = "../binary/common/mod.rs"]
 mod common;
 mod conformance;
 mod corpus;
@@ -12,17 +12,14 @@ mod faulty;
 mod http;
 mod keys;
 mod proxy;
-
 #[path = "../python/mod.rs"]
 mod python;
-
 mod refusals;
 mod servers;
-#[path = "../skip/mod.rs"]
-mod skip;
 mod weather;
 mod web;
 
+use common::skip;
 use servers::Bucket;
 
 /// The bucket, or a visible line that says the test is skipped.

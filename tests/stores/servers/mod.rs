@@ -42,7 +42,8 @@ impl Server {
         });
         // Made now, so that it is killed whatever happens next.
         let mut server = Server { child, address: String::new() };
-        server.address = found.recv_timeout(START).map_err(|_| format!("{command:?} ended, or did not say where it is"))?;
+        server.address =
+            found.recv_timeout(START).map_err(|_| format!("{command:?} ended, or did not say where it is"))?;
         let socket = server.address.trim_start_matches("http://").to_owned();
         TcpStream::connect(&socket).map_err(|error| format!("{command:?} does not answer at {socket}: {error}"))?;
         Ok(server)

@@ -1,0 +1,10 @@
+//! The Parquet tables from outside.
+
+mod interop;
+mod latents;
+#[path = "../python/mod.rs"]
+mod python;
+mod samples;
+#[path = "../skip/mod.rs"]
+mod skip;
+mod support;
