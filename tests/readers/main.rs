@@ -9,6 +9,12 @@ mod corpora;
 mod example;
 mod formats;
 mod messages;
+#[path = "../python/mod.rs"]
+mod python;
+mod remote;
+#[allow(dead_code)] // Azure's and Google's are for tests/stores.
+#[path = "../stores/servers/mod.rs"]
+mod servers;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod stores;

@@ -72,9 +72,10 @@ impl Faulty {
         *attempt += 1;
         let row = RowKey::new(self.seed, &request, *attempt, 0);
         let dead = path.is_some() && path == self.dead.as_ref();
-        let fault = match row.below(Purpose::Init, 0, 100) < self.percent || dead {
-            true => faults[row.below(Purpose::Init, 1, faults.len() as u32) as usize],
-            false => return None,
+        let fault = match row.below(Purpose::Init, 0, 100) < self.percent {
+            true if !dead => faults[row.below(Purpose::Init, 1, faults.len() as u32) as usize],
+            _ if dead => Fault::Unavailable,
+            _ => return None,
         };
         *record.faults.entry(fault).or_default() += 1;
         Some(fault)

@@ -29,7 +29,8 @@ impl Proxy {
             if row.below(Purpose::Init, 0, ONE_IN) != 0 {
                 return forward(&upstream, request);
             }
-            let kind = row.below(Purpose::Init, 1, KINDS as u32) as usize;
+            // One kind after the other.
+            let kind = spoilt.iter().map(|count| count.load(Ordering::SeqCst)).sum::<u64>() as usize % KINDS;
             spoilt[kind].fetch_add(1, Ordering::SeqCst);
             match kind {
                 0 => Answer::status("503 Slow Down"),
