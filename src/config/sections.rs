@@ -30,6 +30,11 @@ pub struct DatasetSection {
     pub url: String,
     /// A file of names, one per line: only these are kept (folders).
     pub list: Option<String>,
+    /// What tells the classes of ImageNet's validation images: the devkit's archive, `validation_synset.txt`,
+    /// `LOC_val_solution.csv`, or files joined with `::`.
+    pub mapping: Option<String>,
+    /// `train` or `val`, where ImageNet's training and validation images lie side by side.
+    pub split: Option<String>,
     /// Where labels come from: `auto` (what the format itself says), `directory` (folders: the rank of the top directory's
     /// name), or `none`.
     pub labels: String,
@@ -47,6 +52,8 @@ impl Default for DatasetSection {
             format: String::new(),
             url: String::new(),
             list: None,
+            mapping: None,
+            split: None,
             labels: "auto".to_owned(),
             captions: "auto".to_owned(),
             classes: None,

@@ -8,6 +8,7 @@ mod containers;
 mod corpora;
 mod example;
 mod formats;
+mod imagenet;
 mod messages;
 #[path = "../skip/mod.rs"]
 mod skip;
@@ -31,6 +32,10 @@ fn every_format() -> Vec<Fixture> {
         containers::zips(),
         containers::hf_table(),
         containers::img2dataset_table(),
+        imagenet::train_tar(),
+        imagenet::val_tar(),
+        imagenet::train_folder(),
+        imagenet::val_folder(),
     ]
 }
 

@@ -56,6 +56,7 @@ pub async fn encode(
     };
     tracing::info!("{}", plan.device.line);
     let output = plan.work.open(options.rank, options.overwrite).await?;
+    plan.reader.keep().await;
     let pending = plan.work.pending(&output, options.rank).await?;
     tracing::info!("{}", pending.line());
 
