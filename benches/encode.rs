@@ -1,7 +1,7 @@
 //! `cargo bench --bench encode`: the whole command over generated shards. Prints how busy the device was while input lasted, and
 //! the peak memory over ten times the shards against that over one.
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/binary/common/mod.rs"]
 mod common;
 
 use common::{imagebart, pipeline};

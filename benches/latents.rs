@@ -56,7 +56,8 @@ async fn measure(name: &str, zipf: bool, codes: u32, rows: usize) -> Result<bool
     for _ in 0..3 {
         let latents = latents(&grids);
         let start = Instant::now();
-        let mut writer = LatentsWriter::create(store.clone(), path.clone(), "unit", Arc::new(provenance(codes)))?;
+        let mut writer =
+            LatentsWriter::create(store.clone(), path.clone(), &"unit".into(), Arc::new(provenance(codes)))?;
         for row in latents {
             writer.push(row).await?;
         }

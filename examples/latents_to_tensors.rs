@@ -16,7 +16,7 @@ async fn main() -> anyhow::Result<()> {
     let reader = LatentsReader::open(OutputDir::local(dir)?).await?;
     let (height, width) = reader.provenance().grid;
     let codes = i64::from(reader.provenance().codebook_size);
-    println!("{} units, {height}x{width} tokens below {codes}", reader.units().len());
+    println!("{} files, {height}x{width} tokens below {codes}", reader.files().len());
 
     let mut counts = Tensor::f_zeros([codes], (Kind::Int64, tch::Device::Cpu))?;
     let mut batches = reader.batches(BATCH);

@@ -142,6 +142,11 @@ pub enum Command {
         /// Delete the latents and rejects that are there, and start anew.
         #[arg(long)]
         overwrite: bool,
+
+        /// Try the rejected images of finished units again, into files beside theirs: those with the given reasons
+        /// (decode_error, truncated, …), or all.
+        #[arg(long, value_name = "REASON", num_args = 0.., conflicts_with = "overwrite")]
+        retry_rejects: Option<Vec<String>>,
     },
 
     /// Draw images from a chain: Parquet tables with tokens, images and seeds.

@@ -17,6 +17,7 @@ use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output};
 use imagebart::launch::Rank;
 use imagebart::progress::Display;
+use imagebart::reject::Reason;
 use imagebart::torch::device::DeviceChoice;
 use imagebart::transformer::Variant;
 use std::process::ExitCode;
@@ -51,9 +52,15 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
     let cancel = on_interrupt()?;
     let common = &cli.common;
     match cli.command {
-        Command::Encode { pipeline, overwrite } => {
+        Command::Encode { pipeline, overwrite, retry_rejects } => {
             let pipeline = load(&pipeline, common)?;
-            let options = EncodeOptions { device: device(common)?, rank: rank(common)?, overwrite };
+            let retry_rejects = retry_rejects.map(|reasons| reasons.iter().map(|reason| reason_of(reason)).collect());
+            let options = EncodeOptions {
+                device: device(common)?,
+                rank: rank(common)?,
+                overwrite,
+                retry_rejects: retry_rejects.transpose()?,
+            };
             if common.dry_run {
                 let plan = EncodePlan::make(&pipeline, &options).await?;
                 print!("{}", plan.describe(&pipeline, &options).await?);
@@ -137,6 +144,15 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             Ok(())
         }
     }
+}
+
+/// The reason that the user names.
+fn reason_of(code: &str) -> Result<Reason, JobError> {
+    let known = Reason::ALL.into_iter().find(|reason| reason.code() == code);
+    known.ok_or_else(|| {
+        let all = Reason::ALL.map(Reason::code).join(", ");
+        JobError::Usage(format!("--retry-rejects {code}: not a reason of rejects, which are {all}"))
+    })
 }
 
 fn import_options(arguments: ImportArgs) -> ImportOptions {

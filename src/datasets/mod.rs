@@ -182,7 +182,7 @@ impl Output {
     }
 }
 
-/// A dataset format. Implement it for a format of one's own; `tests/readers.rs` is the suite every reader passes.
+/// A dataset format. Implement it for a format of one's own; `tests/readers/` is the suite every reader passes.
 pub trait Reader: Send + Sync {
     /// All work units of the dataset, in the dataset's order: the same names on every store.
     fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>>;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 /// Entries a reader may be ahead of the byte budget. Few: what is in this channel is not yet accounted for.
 const READER_LEAD: usize = 2;
 
-/// Reads the units one after the other; `item` makes the flow's row of a sample. A unit that fails is aborted, and the run goes
-/// on with the next.
+/// Reads the units one after the other; `item` makes the flow's row of a sample that is `wanted`, by its unit and index. A unit
+/// that fails is aborted, and the run goes on with the next.
 pub async fn read<T: Send + 'static>(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
+    wanted: impl Fn(&Unit, u64) -> bool,
     item: impl Fn(Arc<Unit>, Sample) -> BoxFuture<'static, Result<T, DatasetError>>,
     mut out: Emitter<Unit, T, Reject>,
 ) -> Result<(), BoxError> {
@@ -27,6 +28,7 @@ pub async fn read<T: Send + 'static>(
         let mut failed = None;
         while let Ok(entry) = entries.recv().await {
             match entry {
+                Entry::Sample(Sample { index, .. }) | Entry::Reject(Reject { index, .. }) if !wanted(&unit, index) => {}
                 Entry::Sample(sample) => {
                     out.input(sample.image.len() as u64);
                     match item(unit.clone(), sample).await {

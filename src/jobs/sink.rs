@@ -3,7 +3,7 @@
 use crate::datasets::Unit;
 use crate::flow::{BoxError, Sink};
 use crate::reject::{Reason, Reject};
-use crate::tables::{OutputDir, Provenance, Run, TableError, UnitSummary, UnitWriter};
+use crate::tables::{OutputDir, Provenance, Run, TableError, UnitFile, UnitSummary, UnitWriter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -51,6 +51,13 @@ impl<I: Run> Writer<I> {
         self.committed.clone()
     }
 
+    /// Begins a unit whose rows go to `file`.
+    pub fn begin_file(&mut self, file: &UnitFile) -> Result<(), BoxError> {
+        let writer = UnitWriter::create(&self.output, &self.provenance, file.clone())?;
+        self.open = Some(Open { writer, reasons: BTreeMap::new() });
+        Ok(())
+    }
+
     fn open(&mut self) -> Result<&mut Open<I>, BoxError> {
         self.open.as_mut().ok_or_else(|| "a row outside a unit".into())
     }
@@ -75,7 +82,8 @@ impl<I: Run> Writer<I> {
         Ok(())
     }
 
-    async fn discard(&mut self) -> Result<(), BoxError> {
+    /// Drops the unit at hand: nothing of it appears.
+    pub async fn discard(&mut self) -> Result<(), BoxError> {
         match self.open.take() {
             Some(open) => Ok(open.writer.abort().await?),
             None => Ok(()),
@@ -85,9 +93,7 @@ impl<I: Run> Writer<I> {
 
 impl<I: Run> Sink<Unit, I::Row, Reject> for Writer<I> {
     async fn begin(&mut self, unit: &Arc<Unit>) -> Result<(), BoxError> {
-        let writer = UnitWriter::create(&self.output, &self.provenance, &unit.name)?;
-        self.open = Some(Open { writer, reasons: BTreeMap::new() });
-        Ok(())
+        self.begin_file(&unit.name.as_str().into())
     }
 
     async fn row(&mut self, row: I::Row) -> Result<(), BoxError> {

@@ -77,8 +77,8 @@ impl fmt::Display for TextTokenizerSummary {
 pub async fn describe(options: &TextTokenizerOptions) -> Result<String, JobError> {
     check_target(options)?;
     let latents = LatentsReader::open(open_output(&options.url, false).await?).await.map_err(refusal)?;
-    let (units, to) = (latents.units().len(), options.to.display());
-    Ok(format!("captions of the {units} units at {} to {to}, at most {} ids", options.url, options.vocabulary))
+    let (files, to) = (latents.files().len(), options.to.display());
+    Ok(format!("captions of the {files} files at {} to {to}, at most {} ids", options.url, options.vocabulary))
 }
 
 /// Learns a text tokenizer from the captions of an output directory.
@@ -141,12 +141,12 @@ struct Captions {
     without: u64,
 }
 
-/// Counts the captions of all units, one for each image, one batch of rows in memory at a time.
+/// Counts the captions of all files, one for each image, one batch of rows in memory at a time.
 async fn read(latents: &LatentsReader) -> Result<Captions, JobError> {
     let words = WordCounts::new().map_err(JobError::failed)?;
     let mut captions = Captions { words, sample: Vec::new(), without: 0 };
-    for unit in latents.units() {
-        let mut rows = latents.file(unit).await.and_then(|file| file.rows()).map_err(refusal)?;
+    for file in latents.files() {
+        let mut rows = latents.file(file).await.and_then(|file| file.rows()).map_err(refusal)?;
         let mut last = None;
         while let Some(row) = rows.try_next().await.map_err(|error: TableError| JobError::failed(error))? {
             // Crops and mirror images of one picture share its index.

@@ -5,11 +5,11 @@ use crate::config::DType;
 use crate::datasets::{Source, Unit};
 use crate::launch::Rank;
 use crate::tables::{
-    Manifest, ManifestUnit, OutputDir, Provenance, Run, SourceFile, TableError, UnitSummary, read_table,
+    Manifest, ManifestUnit, OutputDir, Provenance, Run, SourceFile, TableError, UnitFile, UnitSummary, read_table,
 };
 use crate::torch::device::{DeviceChoice, DeviceInUse};
 use futures::{StreamExt, TryStreamExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Footers of finished units read at a time.
@@ -112,7 +112,7 @@ impl<I: Run> Work<I> {
 
     /// This rank's units.
     fn own(&self, rank: Rank) -> Vec<Arc<Unit>> {
-        split(&self.units, rank, &BTreeSet::new()).units
+        split(&self.units, rank, &BTreeMap::new()).units
     }
 }
 
@@ -120,23 +120,32 @@ impl<I: Run> Work<I> {
 pub async fn outlook<I: Run>(units: &[Arc<Unit>], (url, keep): (&str, bool), rank: Rank) -> Result<Pending, JobError> {
     let done = match open_output(url, false).await {
         Ok(output) if keep => output.of::<I>().done().await.map_err(JobError::failed)?,
-        _ => BTreeSet::new(),
+        _ => BTreeMap::new(),
     };
     Ok(split(units, rank, &done))
 }
 
 /// This rank's share of `units`, by whether they are `done`.
-fn split(units: &[Arc<Unit>], rank: Rank, done: &BTreeSet<String>) -> Pending {
+fn split(units: &[Arc<Unit>], rank: Rank, done: &BTreeMap<String, u32>) -> Pending {
     let own = units.iter().enumerate().filter(|(position, _)| rank.owns(*position)).map(|(_, unit)| unit.clone());
-    let (finished, units) = own.partition::<Vec<_>, _>(|unit| done.contains(&unit.name));
-    Pending { units, finished: finished.into_iter().map(|unit| unit.name.clone()).collect() }
+    let (finished, units) = own.partition::<Vec<_>, _>(|unit| done.contains_key(&unit.name));
+    let finished = finished.into_iter().map(|unit| (done.get(&unit.name).copied().unwrap_or(0), unit));
+    Pending { units, finished: finished.map(|(newest, unit)| Finished { unit, newest }).collect() }
 }
 
 /// This rank's share of the work.
 pub struct Pending {
     pub units: Vec<Arc<Unit>>,
-    /// Names of the units that earlier runs committed.
-    pub finished: BTreeSet<String>,
+    /// The units that earlier runs committed.
+    pub finished: Vec<Finished>,
+}
+
+/// A unit that is done.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    pub unit: Arc<Unit>,
+    /// The newest retry of its rejects, 0 where there was none.
+    pub newest: u32,
 }
 
 impl Pending {
@@ -155,17 +164,31 @@ impl Pending {
         }
     }
 
+    /// The same units with the retries that are there now.
+    pub async fn finished_in<I: Run>(&self, output: &OutputDir<I>) -> Result<Pending, JobError> {
+        let done = output.done().await.map_err(JobError::failed)?;
+        let now = |finished: &Finished| Finished {
+            newest: done.get(&finished.unit.name).copied().unwrap_or(finished.newest),
+            ..finished.clone()
+        };
+        Ok(Pending { units: self.units.clone(), finished: self.finished.iter().map(now).collect() })
+    }
+
     /// What earlier runs committed, read from the files' own words.
     pub async fn earlier<I: Run>(&self, output: &OutputDir<I>) -> Result<UnitSummary, JobError> {
-        let read = |unit: String| async move {
-            let file = read_table::<I>(output.store().clone(), &output.table(&unit)?).await?;
-            Ok::<_, TableError>(file.info().clone())
+        let files = self.finished.iter().flat_map(|Finished { unit, newest }| {
+            (0..=*newest).map(move |retry| (UnitFile::retry(&unit.name, retry), retry == *newest))
+        });
+        let read = |(file, is_newest): (UnitFile, bool)| async move {
+            let file = read_table::<I>(output.store().clone(), &output.table(&file)?).await?;
+            Ok::<_, TableError>((file.info().clone(), is_newest))
         };
-        let infos = futures::stream::iter(self.finished.iter().cloned()).map(read).buffer_unordered(FOOTERS_IN_FLIGHT);
-        let total = infos.try_fold(UnitSummary::default(), |mut total, info| async move {
+        let infos = futures::stream::iter(files).map(read).buffer_unordered(FOOTERS_IN_FLIGHT);
+        let total = infos.try_fold(UnitSummary::default(), |mut total, (info, is_newest)| async move {
             total.rows += info.rows;
             total.samples += info.samples;
-            total.rejects += info.rejects;
+            // Each retry's rejects are what it left of those before it.
+            total.rejects += if is_newest { info.rejects } else { 0 };
             Ok(total)
         });
         total.await.map_err(JobError::failed)

@@ -142,7 +142,7 @@ mod tests {
         let provenance = Provenance { identity: example(), grid: (1, 1), codebook_size: 10, rows_per_image: 2 };
         let info = FileInfo {
             provenance,
-            unit: "a".to_owned(),
+            file: "a".into(),
             rows: rows.len() as u64,
             samples,
             rejects: 0,
@@ -180,7 +180,7 @@ mod tests {
 
         let provenance = Provenance { identity: example(), grid: (2, 4), codebook_size: 10, rows_per_image: 1 };
         let checksum = Some(String::new());
-        let info = FileInfo { provenance, unit: "rows@0-2".to_owned(), rows: 2, samples: 2, rejects: 0, checksum };
+        let info = FileInfo { provenance, file: "rows@0-2".into(), rows: 2, samples: 2, rejects: 0, checksum };
         let png = |width: u32, height: u32| {
             Bytes::from(encode_png(&Rgb { width, height, pixels: vec![0; (width * height * 3) as usize] }).unwrap())
         };

@@ -4,7 +4,7 @@ use super::layout::{Layout, row_group_rows};
 use super::rows::{RowChecksum, Rows};
 use super::run::RowsWriter;
 use super::writer::{TableFile, properties};
-use super::{FileInfo, Identity, LatentRow, Provenance, TableError, TableSchema};
+use super::{FileInfo, Identity, LatentRow, Provenance, TableError, TableSchema, UnitFile};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use object_store::ObjectStore;
@@ -23,7 +23,7 @@ const GROUP_BYTES: usize = 64 << 20;
 pub struct LatentsWriter {
     store: Arc<dyn ObjectStore>,
     path: Path,
-    unit: String,
+    name: UnitFile,
     provenance: Arc<Provenance>,
     table: TableSchema,
     schema: SchemaRef,
@@ -95,7 +95,7 @@ impl LatentsWriter {
     fn open(&self) -> Result<TableFile, TableError> {
         let (tokens, codes) = (self.provenance.tokens(), self.provenance.codebook_size);
         let rows = self.waiting.iter().map(RecordBatch::num_rows).sum();
-        let properties = properties(self.provenance.to_metadata(&self.table, &self.unit))
+        let properties = properties(self.provenance.to_metadata(&self.table, &self.name))
             .and_then(|base| Layout::choose(codes, tokens, rows).properties(codes, base))
             .map_err(|error| TableError::parquet(&self.path, error))?;
         TableFile::create(self.store.clone(), self.path.clone(), self.schema.clone(), properties)
@@ -106,7 +106,7 @@ impl RowsWriter<Identity> for LatentsWriter {
     fn create(
         store: Arc<dyn ObjectStore>,
         path: Path,
-        unit: &str,
+        name: &UnitFile,
         provenance: Arc<Provenance>,
     ) -> Result<LatentsWriter, TableError> {
         provenance.check_grid(&path)?;
@@ -115,7 +115,7 @@ impl RowsWriter<Identity> for LatentsWriter {
         Ok(LatentsWriter {
             store,
             path,
-            unit: unit.to_owned(),
+            name: name.clone(),
             provenance,
             table,
             schema,
@@ -130,7 +130,11 @@ impl RowsWriter<Identity> for LatentsWriter {
     }
 
     async fn push(&mut self, row: LatentRow) -> Result<(), TableError> {
-        self.check(&row).map_err(|detail| TableError::Row { unit: self.unit.clone(), index: row.index, detail })?;
+        self.check(&row).map_err(|detail| TableError::Row {
+            unit: self.name.unit.clone(),
+            index: row.index,
+            detail,
+        })?;
         let text = row.key.len() + row.source.len() + row.caption.as_ref().map_or(0, String::len);
         if self.rows.keys.len() >= BATCH_ROWS || self.rows.text + text > BATCH_TEXT {
             self.flush_rows().await?;
@@ -158,7 +162,7 @@ impl RowsWriter<Identity> for LatentsWriter {
         };
         let info = FileInfo {
             provenance: (*self.provenance).clone(),
-            unit: self.unit,
+            file: self.name,
             rows: self.written,
             samples: self.samples,
             rejects,

@@ -49,7 +49,7 @@ pub use identity::{Difference, FORMAT_VERSION, Identity, Preprocessing, Selectio
 pub use latents::LatentsWriter;
 pub use layout::{Layout, ROW_GROUP_TOKENS};
 pub use manifest::{Manifest, ManifestUnit, SourceFile};
-pub use names::{path_of_unit, unit_of_path};
+pub use names::{UnitFile, file_of_path, path_of_file};
 pub use output::OutputDir;
 pub use provenance::{FileInfo, Provenance};
 pub use read::{

@@ -1,6 +1,6 @@
 //! An output directory: which units are done, whose run it belongs to, and the traces of killed runs.
 
-use super::names::{path_of_unit, unit_of_path};
+use super::names::{UnitFile, file_of_path, path_of_file};
 use super::run::Run;
 use super::{Identity, Manifest, TableError};
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::path::{Path as DiskPath, PathBuf};
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl OutputDir {
 
     /// Where the latents of `unit` lie.
     pub fn latents(&self, unit: &str) -> Result<Path, TableError> {
-        self.table(unit)
+        self.table(&unit.into())
     }
 }
 
@@ -68,14 +68,14 @@ impl<I: Run> OutputDir<I> {
         &self.root
     }
 
-    /// Where the rows of `unit` lie: its latents, its samples.
-    pub fn table(&self, unit: &str) -> Result<Path, TableError> {
-        path_of_unit(&self.root, I::TABLE, unit)
+    /// Where the rows of `file` lie: a unit's latents, its samples, or what a retry added to them.
+    pub fn table(&self, file: &UnitFile) -> Result<Path, TableError> {
+        path_of_file(&self.root, I::TABLE, file)
     }
 
-    /// Where the rejects of `unit` lie.
-    pub fn rejects(&self, unit: &str) -> Result<Path, TableError> {
-        path_of_unit(&self.root, I::REJECTS, unit)
+    /// Where the rejects of `file` lie: a unit's, or what a retry left of them.
+    pub fn rejects(&self, file: &UnitFile) -> Result<Path, TableError> {
+        path_of_file(&self.root, I::REJECTS, file)
     }
 
     /// The manifest, when the directory has one: its identity is what settings on `auto` take.
@@ -137,8 +137,8 @@ impl<I: Run> OutputDir<I> {
                 .list(table)
                 .await?
                 .into_iter()
-                .filter(|path| match unit_of_path(&self.root, table, path) {
-                    Some(unit) if known.contains(unit.as_str()) => own.contains(unit.as_str()),
+                .filter(|path| match file_of_path(&self.root, table, path) {
+                    Some(file) if known.contains(file.unit.as_str()) => own.contains(file.unit.as_str()),
                     _ => leftovers,
                 })
                 .collect();
@@ -159,10 +159,17 @@ impl<I: Run> OutputDir<I> {
         self.put(I::MANIFEST, manifest.to_json()).await
     }
 
-    /// Names of the units that are done.
-    pub async fn done(&self) -> Result<BTreeSet<String>, TableError> {
-        let paths = self.list(I::TABLE).await?;
-        Ok(paths.iter().filter_map(|path| unit_of_path(&self.root, I::TABLE, path)).collect())
+    /// Names of the units that are done, each with the number of its newest retry: 0 where none was committed.
+    pub async fn done(&self) -> Result<BTreeMap<String, u32>, TableError> {
+        let mut retries: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+        for file in self.list(I::TABLE).await?.iter().filter_map(|path| file_of_path(&self.root, I::TABLE, path)) {
+            retries.entry(file.unit).or_default().insert(file.retry);
+        }
+        // A retry counts only where those before it are there: each says what the one before it left.
+        let newest = |found: &BTreeSet<u32>| {
+            (0..).zip(found).take_while(|(number, found)| number == *found).map(|(n, _)| n).last()
+        };
+        Ok(retries.into_iter().filter_map(|(unit, found)| Some((unit, newest(&found)?))).collect())
     }
 
     /// Removes what killed runs left of the `own` units: stage files of uploads that were never completed. Those of other
@@ -170,10 +177,14 @@ impl<I: Run> OutputDir<I> {
     pub async fn sweep(&self, own: &[&str]) -> Result<usize, TableError> {
         let mut swept = 0;
         for unit in own {
-            swept += self.sweep_stages_of(&self.table(unit)?).await?;
-            swept += self.sweep_stages_of(&self.rejects(unit)?).await?;
+            swept += self.sweep_file(&(*unit).into()).await?;
         }
         Ok(swept)
+    }
+
+    /// Removes the stage files of one file of a unit in both tables, as [`OutputDir::sweep`] does.
+    pub async fn sweep_file(&self, file: &UnitFile) -> Result<usize, TableError> {
+        Ok(self.sweep_stages_of(&self.table(file)?).await? + self.sweep_stages_of(&self.rejects(file)?).await?)
     }
 
     async fn sweep_stages_of(&self, path: &Path) -> Result<usize, TableError> {

@@ -2,7 +2,7 @@
 
 use super::identity::{Difference, Identity, differences};
 use super::run::Run;
-use super::{TableError, TableSchema};
+use super::{TableError, TableSchema, UnitFile};
 use object_store::path::Path;
 use parquet::file::metadata::KeyValue;
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ const GRID: &str = "imagebart.grid";
 const CODEBOOK_SIZE: &str = "imagebart.codebook_size";
 const ROWS_PER_IMAGE: &str = "imagebart.rows_per_image";
 const UNIT: &str = "imagebart.unit";
+const RETRY: &str = "imagebart.retry";
 const ROWS: &str = "imagebart.rows";
 const SAMPLES: &str = "imagebart.samples";
 const REJECTS: &str = "imagebart.rejects";
@@ -64,8 +65,8 @@ impl<I: Run> Provenance<I> {
     }
 
     /// What a file's metadata holds from its first byte on.
-    pub(crate) fn to_metadata(&self, schema: &TableSchema, unit: &str) -> Vec<KeyValue> {
-        [
+    pub(crate) fn to_metadata(&self, schema: &TableSchema, file: &UnitFile) -> Vec<KeyValue> {
+        let mut all = [
             (TABLE, schema.id()),
             (IDENTITY, self.identity.sha256()),
             (IDENTITY_FIELDS, self.identity.canonical()),
@@ -73,10 +74,14 @@ impl<I: Run> Provenance<I> {
             (GRID, format!("{}x{}", self.grid.0, self.grid.1)),
             (CODEBOOK_SIZE, self.codebook_size.to_string()),
             (ROWS_PER_IMAGE, self.rows_per_image.to_string()),
-            (UNIT, unit.to_owned()),
+            (UNIT, file.unit.clone()),
         ]
         .map(|(key, value)| KeyValue::new(key.to_owned(), value))
-        .to_vec()
+        .to_vec();
+        if file.retry > 0 {
+            all.push(KeyValue::new(RETRY.to_owned(), file.retry.to_string()));
+        }
+        all
     }
 }
 
@@ -84,13 +89,13 @@ impl<I: Run> Provenance<I> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInfo<I = Identity> {
     pub provenance: Provenance<I>,
-    /// The work unit's name.
-    pub unit: String,
+    /// Which file of its work unit it is.
+    pub file: UnitFile,
     /// Rows of this file.
     pub rows: u64,
-    /// Samples that gave rows: distinct indexes of the unit's latents, every row of samples.
+    /// Samples that gave rows: distinct indexes of the file's latents, every row of samples.
     pub samples: u64,
-    /// Rows of the unit's rejects.
+    /// Rows of the rejects file beside it: what is left of the unit's rejects once this file's rows are taken.
     pub rejects: u64,
     /// SHA-256 hex over key, index and tokens of every row in order; see [`RowChecksum`](super::RowChecksum).
     /// None in files of the `rejects` table.
@@ -139,7 +144,7 @@ impl<I: Run> FileInfo<I> {
         };
         Ok(FileInfo {
             provenance,
-            unit: fields.text(UNIT)?.to_owned(),
+            file: UnitFile { unit: fields.text(UNIT)?.to_owned(), retry: fields.retry()? },
             rows: fields.number(ROWS)?,
             samples: fields.number(SAMPLES)?,
             rejects: fields.number(REJECTS)?,
@@ -163,6 +168,11 @@ impl<'a> Fields<'a> {
     fn number<N: FromStr>(&self, key: &str) -> Result<N, TableError> {
         let text = self.text(key)?;
         text.parse().map_err(|_| TableError::format(self.path, format!("{key} is \"{text}\", not a number")))
+    }
+
+    /// Files of retries say which.
+    fn retry(&self) -> Result<u32, TableError> {
+        if self.values.contains_key(RETRY) { self.number(RETRY) } else { Ok(0) }
     }
 
     /// The identity in clear, which must agree with its hash and with the tokenizer's fingerprint beside it.

@@ -2,7 +2,7 @@
 
 use super::decode::reject_rows;
 use super::run::Run;
-use super::{FileInfo, Identity, OutputDir, Provenance, SamplesIdentity, TableError, TableSchema};
+use super::{FileInfo, Identity, OutputDir, Provenance, SamplesIdentity, TableError, TableSchema, UnitFile};
 use crate::reject::Reject;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -165,10 +165,11 @@ impl<I: Run> RejectsFile<I> {
     }
 }
 
-/// The rows of a whole output directory, in the manifest's order of units, which refuses to mix runs.
+/// The rows of a whole output directory, in the manifest's order of units, each with what its retries added, which refuses to
+/// mix runs.
 pub struct TableReader<I: Run> {
     dir: OutputDir<I>,
-    units: Vec<String>,
+    files: Vec<UnitFile>,
     provenance: Arc<Provenance<I>>,
     first: Path,
 }
@@ -187,14 +188,16 @@ impl<I: Run> TableReader<I> {
         let nothing = || TableError::format(dir.root(), format!("there are no {} here", I::TABLE));
         if let Some(manifest) = dir.manifest().await? {
             let provenance = Arc::new(manifest.provenance());
-            let units = manifest.units.into_iter().map(|unit| unit.name).filter(|name| done.contains(name)).collect();
+            let units = manifest.units.into_iter().map(|unit| unit.name);
+            let files =
+                units.filter_map(|unit| done.get(&unit).map(|&newest| all_files(unit, newest))).flatten().collect();
             let first = dir.root().clone().join(I::MANIFEST);
-            return Ok(TableReader { dir, units, provenance, first });
+            return Ok(TableReader { dir, files, provenance, first });
         }
-        let units: Vec<String> = done.into_iter().collect();
-        let first = dir.table(units.first().ok_or_else(nothing)?)?;
+        let files: Vec<UnitFile> = done.into_iter().flat_map(|(unit, newest)| all_files(unit, newest)).collect();
+        let first = dir.table(files.first().ok_or_else(nothing)?)?;
         let provenance = read_table::<I>(dir.store().clone(), &first).await?.info().provenance.clone();
-        Ok(TableReader { dir, units, provenance: Arc::new(provenance), first })
+        Ok(TableReader { dir, files, provenance: Arc::new(provenance), first })
     }
 
     /// What all files have in common: identity, grid, codebook size.
@@ -202,14 +205,14 @@ impl<I: Run> TableReader<I> {
         &self.provenance
     }
 
-    /// Names of the units that are there.
-    pub fn units(&self) -> &[String] {
-        &self.units
+    /// The files that are there.
+    pub fn files(&self) -> &[UnitFile] {
+        &self.files
     }
 
-    /// Opens the file of one unit. Refuses it when it is of another run.
-    pub async fn file(&self, unit: &str) -> Result<RowsFile<I>, TableError> {
-        let path = self.dir.table(unit)?;
+    /// Opens one of the [`files`](TableReader::files). Refuses it when it is of another run.
+    pub async fn file(&self, file: &UnitFile) -> Result<RowsFile<I>, TableError> {
+        let path = self.dir.table(file)?;
         let file = read_table::<I>(self.dir.store().clone(), &path).await?;
         // Our side is the file that is refused: "here" is where the user looks.
         let differences = file.info().provenance.difference(&self.provenance);
@@ -222,19 +225,24 @@ impl<I: Run> TableReader<I> {
 
     /// Every row of every unit as Arrow batches of at most `rows` rows, one file open at a time.
     pub fn batches(&self, rows: usize) -> BoxStream<'_, Result<RecordBatch, TableError>> {
-        futures::stream::iter(&self.units)
-            .then(move |unit| async move { self.file(unit).await?.batches(rows) })
+        futures::stream::iter(&self.files)
+            .then(move |file| async move { self.file(file).await?.batches(rows) })
             .try_flatten()
             .boxed()
     }
 
     /// Every row of every unit.
     pub fn rows(&self) -> BoxStream<'_, Result<I::Row, TableError>> {
-        futures::stream::iter(&self.units)
-            .then(move |unit| async move { self.file(unit).await?.rows() })
+        futures::stream::iter(&self.files)
+            .then(move |file| async move { self.file(file).await?.rows() })
             .try_flatten()
             .boxed()
     }
+}
+
+/// A unit's file and those of its retries.
+fn all_files(unit: String, newest: u32) -> impl Iterator<Item = UnitFile> {
+    (0..=newest).map(move |retry| UnitFile { unit: unit.clone(), retry })
 }
 
 /// Ranged reads of one object, for the Parquet reader.

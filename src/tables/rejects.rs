@@ -2,7 +2,7 @@
 
 use super::run::Run;
 use super::writer::{TableFile, properties};
-use super::{FileInfo, Identity, Provenance, TableError, TableSchema};
+use super::{FileInfo, Identity, Provenance, TableError, TableSchema, UnitFile};
 use crate::reject::Reject;
 use arrow::array::{ArrayRef, StringArray, StringDictionaryBuilder, UInt64Array};
 use arrow::datatypes::{Field, Int32Type, SchemaRef};
@@ -23,7 +23,7 @@ const MAX_TEXT: usize = 4096;
 pub struct RejectsWriter<I = Identity> {
     file: TableFile,
     path: Path,
-    unit: String,
+    name: UnitFile,
     provenance: Arc<Provenance<I>>,
     schema: SchemaRef,
     rows: Vec<Reject>,
@@ -31,28 +31,28 @@ pub struct RejectsWriter<I = Identity> {
 }
 
 impl<I: Run> RejectsWriter<I> {
-    /// A writer of the file at `path`, for the unit named `unit`. Nothing appears before [`RejectsWriter::finish`]
+    /// A writer of the object at `path`, which is to be `name`. Nothing appears before [`RejectsWriter::finish`]
     /// succeeds.
     pub fn create(
         store: Arc<dyn ObjectStore>,
         path: Path,
-        unit: &str,
+        name: &UnitFile,
         provenance: Arc<Provenance<I>>,
     ) -> Result<RejectsWriter<I>, TableError> {
         let table = TableSchema::rejects()?;
         let schema = table.arrow(provenance.tokens())?;
-        let properties = properties(provenance.to_metadata(&table, unit))
+        let properties = properties(provenance.to_metadata(&table, name))
             .map_err(|error| TableError::parquet(&path, error))?
             .build();
         let file = TableFile::create(store, path.clone(), schema.clone(), properties)?;
-        Ok(RejectsWriter { file, path, unit: unit.to_owned(), provenance, schema, rows: Vec::new(), written: 0 })
+        Ok(RejectsWriter { file, path, name: name.clone(), provenance, schema, rows: Vec::new(), written: 0 })
     }
 
     /// Adds the next reject. Keys and messages are cut to 4 KiB.
     pub async fn push(&mut self, mut reject: Reject) -> Result<(), TableError> {
-        if reject.unit != self.unit {
+        if reject.unit != self.name.unit {
             let detail = format!("a reject of the unit {} in the file of another", reject.unit);
-            return Err(TableError::Row { unit: self.unit.clone(), index: reject.index, detail });
+            return Err(TableError::Row { unit: self.name.unit.clone(), index: reject.index, detail });
         }
         cut(&mut reject.key);
         cut(&mut reject.message);
@@ -85,7 +85,7 @@ impl<I: Run> RejectsWriter<I> {
         self.flush_rows().await?;
         let info = FileInfo {
             provenance: (*self.provenance).clone(),
-            unit: self.unit,
+            file: self.name,
             rows: self.written,
             samples,
             rejects: self.written,

@@ -12,7 +12,7 @@
 //! | facts | `run.json` | `run-samples.json` |
 
 use super::identity::{Difference, difference};
-use super::{FileInfo, Provenance, TableError, TableSchema};
+use super::{FileInfo, Provenance, TableError, TableSchema, UnitFile};
 use crate::digest::hex;
 use arrow::record_batch::RecordBatch;
 use object_store::ObjectStore;
@@ -87,11 +87,11 @@ pub trait TableRow: Clone + fmt::Debug + Send + 'static {
 
 /// Writes the rows of one work unit to one file, which appears whole or not at all.
 pub trait RowsWriter<I: Run>: Sized + Send + 'static {
-    /// A writer of the file at `path`, for the unit named `unit`. Nothing appears before `finish` succeeds.
+    /// A writer of the object at `path`, which is to be `file`. Nothing appears before `finish` succeeds.
     fn create(
         store: Arc<dyn ObjectStore>,
         path: Path,
-        unit: &str,
+        file: &UnitFile,
         provenance: Arc<Provenance<I>>,
     ) -> Result<Self, TableError>;
 

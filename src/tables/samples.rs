@@ -4,7 +4,7 @@ use super::layout::{Layout, row_group_rows};
 use super::rows::RowChecksum;
 use super::run::{RowsWriter, Run};
 use super::writer::{TableFile, properties};
-use super::{FileInfo, Provenance, RowSettings, SampleRow, SamplesIdentity, TableError, TableSchema};
+use super::{FileInfo, Provenance, RowSettings, SampleRow, SamplesIdentity, TableError, TableSchema, UnitFile};
 use arrow::array::{
     ArrayBuilder, ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Float32Builder, Int32Array,
     ListBuilder, PrimitiveBuilder, StringArray, StructArray, UInt16Array, UInt32Array, UInt32Builder, UInt64Array,
@@ -31,7 +31,7 @@ const HUGGINGFACE: (&str, &str) = ("huggingface", r#"{"info": {"features": {"ima
 pub struct SamplesWriter {
     store: Arc<dyn ObjectStore>,
     path: Path,
-    unit: String,
+    name: UnitFile,
     provenance: Arc<Provenance<SamplesIdentity>>,
     schema: SchemaRef,
     /// The row group at hand.
@@ -81,7 +81,7 @@ impl SamplesWriter {
     /// Opens the file of a unit whose first row group has `rows` rows.
     fn open(&self, rows: usize) -> Result<TableFile, TableError> {
         let (tokens, codes) = (self.provenance.tokens(), self.provenance.codebook_size);
-        let mut metadata = self.provenance.to_metadata(&SamplesIdentity::schema()?, &self.unit);
+        let mut metadata = self.provenance.to_metadata(&SamplesIdentity::schema()?, &self.name);
         metadata.push(KeyValue::new(HUGGINGFACE.0.to_owned(), HUGGINGFACE.1.to_owned()));
         let bytes = ColumnPath::new(vec!["image".to_owned(), "bytes".to_owned()]);
         let path = ColumnPath::new(vec!["image".to_owned(), "path".to_owned()]);
@@ -103,7 +103,7 @@ impl RowsWriter<SamplesIdentity> for SamplesWriter {
     fn create(
         store: Arc<dyn ObjectStore>,
         path: Path,
-        unit: &str,
+        name: &UnitFile,
         provenance: Arc<Provenance<SamplesIdentity>>,
     ) -> Result<SamplesWriter, TableError> {
         provenance.check_grid(&path)?;
@@ -114,7 +114,7 @@ impl RowsWriter<SamplesIdentity> for SamplesWriter {
         Ok(SamplesWriter {
             store,
             path,
-            unit: unit.to_owned(),
+            name: name.clone(),
             provenance,
             schema,
             rows: Vec::new(),
@@ -127,7 +127,7 @@ impl RowsWriter<SamplesIdentity> for SamplesWriter {
 
     async fn push(&mut self, row: SampleRow) -> Result<(), TableError> {
         let index = self.written;
-        self.check(&row).map_err(|detail| TableError::Row { unit: self.unit.clone(), index, detail })?;
+        self.check(&row).map_err(|detail| TableError::Row { unit: self.name.unit.clone(), index, detail })?;
         let bytes = row.image.bytes.len() + row.prompt.as_ref().map_or(0, String::len);
         let full = self.bytes.saturating_add(bytes) > GROUP_BYTES
             || self.rows.len() >= row_group_rows(self.provenance.tokens());
@@ -155,7 +155,7 @@ impl RowsWriter<SamplesIdentity> for SamplesWriter {
         };
         let info = FileInfo {
             provenance: (*self.provenance).clone(),
-            unit: self.unit,
+            file: self.name,
             rows: self.written,
             samples: self.written,
             rejects,

@@ -1,7 +1,7 @@
 //! One work unit's output, committed as one: its rejects first, then its rows.
 
 use super::run::{RowsWriter, Run};
-use super::{Identity, OutputDir, Provenance, RejectsWriter, TableError};
+use super::{Identity, OutputDir, Provenance, RejectsWriter, TableError, UnitFile};
 use crate::reject::Reject;
 use std::sync::Arc;
 
@@ -26,16 +26,16 @@ pub struct UnitSummary {
 }
 
 impl<I: Run> UnitWriter<I> {
-    /// A writer of the unit named `unit` in `dir`.
+    /// A writer of `file` in `dir`: a work unit, or a retry of one's rejects.
     pub fn create(
         dir: &OutputDir<I>,
         provenance: &Arc<Provenance<I>>,
-        unit: &str,
+        file: impl Into<UnitFile>,
     ) -> Result<UnitWriter<I>, TableError> {
-        let store = dir.store();
+        let (store, file) = (dir.store(), file.into());
         Ok(UnitWriter {
-            rows: I::Writer::create(store.clone(), dir.table(unit)?, unit, provenance.clone())?,
-            rejects: RejectsWriter::create(store.clone(), dir.rejects(unit)?, unit, provenance.clone())?,
+            rows: I::Writer::create(store.clone(), dir.table(&file)?, &file, provenance.clone())?,
+            rejects: RejectsWriter::create(store.clone(), dir.rejects(&file)?, &file, provenance.clone())?,
         })
     }
 

@@ -104,7 +104,8 @@ pub async fn demo(
 
     let shards = make(&shapes, &out.join("tokenizer.safetensors"), options.seed, &cancel).await?;
     // The folder is the demo's own: what an earlier one left there is replaced.
-    let settings = EncodeOptions { device: options.device, rank: Rank::ALONE, overwrite: true };
+    let settings =
+        EncodeOptions { device: options.device, rank: Rank::ALONE, overwrite: true, ..EncodeOptions::default() };
     let encoded = encode(&pipeline, &settings, display, cancel).await?;
     let dir = open_output(&pipeline.output.url, false).await?;
     let verified = verify(&dir).await.map_err(JobError::failed)?;

@@ -176,5 +176,5 @@ pub(super) async fn read(
         })
     };
     let reader: Arc<dyn Reader> = inputs.reader.clone();
-    reading::read(reader, units, item, out).await
+    reading::read(reader, units, |_, _| true, item, out).await
 }

@@ -1,11 +1,13 @@
 //! `imagebart encode`: dataset shards to latents.
 
 mod plan;
+mod retry;
 mod stages;
 
 pub(super) use plan::preprocessing;
 pub use plan::{EncodePlan, Settings, preprocess_of, reader_of, tokenizer_of};
 
+use self::retry::{Attempts, RetryWriter};
 use super::running::Running;
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
@@ -13,6 +15,7 @@ use crate::config::Pipeline;
 use crate::flow::{Flow, Report};
 use crate::launch::Rank;
 use crate::progress::Display;
+use crate::reject::Reason;
 use crate::tables::{Identity, OutputDir};
 use crate::torch::device::DeviceChoice;
 use crate::{datasets::Unit, torch};
@@ -24,17 +27,20 @@ use tokio_util::sync::CancellationToken;
 pub type EncodeSummary = facts::Summary<Settings>;
 
 /// What the command line adds to the pipeline file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EncodeOptions {
     pub device: DeviceChoice,
     pub rank: Rank,
     /// Delete what is there and start anew.
     pub overwrite: bool,
+    /// Instead of the units that are not done: the rejects of those that are, with one of these reasons, or with any where
+    /// none is given.
+    pub retry_rejects: Option<Vec<Reason>>,
 }
 
 impl Default for EncodeOptions {
     fn default() -> Self {
-        EncodeOptions { device: DeviceChoice::Auto, rank: Rank::ALONE, overwrite: false }
+        EncodeOptions { device: DeviceChoice::Auto, rank: Rank::ALONE, overwrite: false, retry_rejects: None }
     }
 }
 
@@ -58,23 +64,35 @@ pub async fn encode(
     let output = plan.work.open(options.rank, options.overwrite).await?;
     plan.reader.keep().await;
     let pending = plan.work.pending(&output, options.rank).await?;
-    tracing::info!("{}", pending.line());
+    let attempts = match &options.retry_rejects {
+        None => None,
+        Some(reasons) => Some(Attempts::find(&output, &pending, reasons).await?),
+    };
+    match &attempts {
+        None => tracing::info!("{}", pending.line()),
+        Some(attempts) => tracing::info!("{attempts}"),
+    }
 
     let recorder = facts::Recorder::new(
-        "encode",
+        if attempts.is_some() { "encode --retry-rejects" } else { "encode" },
         pipeline,
         (&plan.work, &pending),
         options.rank,
         &plan.device.line,
         plan.settings,
     );
-    let (committed, report) = if pending.units.is_empty() {
+    let units = attempts.as_ref().map_or_else(|| pending.units.clone(), |attempts| attempts.units(&pending));
+    let retried = attempts.is_some();
+    let (committed, report) = if units.is_empty() {
         (Committed::default(), None)
     } else {
-        let (committed, report) = run(plan, &output, pending.units.clone(), pipeline, display, cancel).await?;
+        let (committed, report) = run(plan, &output, (units, attempts), pipeline, display, cancel).await?;
         (committed, Some(report))
     };
-    let earlier = pending.earlier(&output).await?;
+    let earlier = match retried {
+        false => pending.earlier(&output).await?,
+        true => retry::before(&committed, pending.finished_in(&output).await?.earlier(&output).await?),
+    };
     let summary = recorder.summary(committed, earlier, report.as_ref(), started.elapsed());
     output.put(&facts::file_name::<Identity>(options.rank), summary.to_json()).await.map_err(JobError::failed)?;
     tracing::info!("{summary}");
@@ -86,7 +104,7 @@ pub async fn encode(
 async fn run(
     plan: EncodePlan,
     output: &OutputDir,
-    units: Vec<Arc<Unit>>,
+    (units, attempts): (Vec<Arc<Unit>>, Option<Attempts>),
     pipeline: &Pipeline,
     display: &Display,
     cancel: CancellationToken,
@@ -95,10 +113,11 @@ async fn run(
     let seed = pipeline.run.seed;
     let running = Running::start(pipeline, &units, (display, cancel));
 
-    let mut writer = Writer::new(output.clone(), work.provenance);
+    let writer = Writer::new(output.clone(), work.provenance);
     let side = preprocess.size;
-    let result = Flow::source(&running.engine, "read", move |sample| stages::cost(sample, &preprocess), {
-        move |out| stages::read(reader, units, out)
+    let again = attempts.as_ref().map(Attempts::again).unwrap_or_default();
+    let flow = Flow::source(&running.engine, "read", move |sample| stages::cost(sample, &preprocess), {
+        move |out| stages::read(reader, units, again, out)
     })
     .map("decode", settings.decode_workers, move |sample| stages::decode(sample, &preprocess, seed))
     .batch(settings.batch_size as usize)
@@ -109,8 +128,18 @@ async fn run(
             Ok(tokenizer)
         },
         move |tokenizer, batch| stages::tokenize(tokenizer, side, batch),
-    )
-    .sink("write", &mut writer)
-    .await;
-    running.end(result, &writer)
+    );
+    match attempts {
+        None => {
+            let mut writer = writer;
+            let result = flow.sink("write", &mut writer).await;
+            running.end(result, &writer)
+        }
+        Some(attempts) => {
+            attempts.sweep(output).await?;
+            let mut writer = RetryWriter::new(writer, attempts);
+            let result = flow.sink("write", &mut writer).await;
+            running.end(result, writer.writer())
+        }
+    }
 }

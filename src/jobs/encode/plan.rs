@@ -1,12 +1,13 @@
 //! What an `encode` will do, found out before any work: units, tokenizer, settings, identity.
 
 use super::EncodeOptions;
+use super::retry::Attempts;
 use crate::config::{ByteSize, DType, Pipeline};
 use crate::datasets::{self, DatasetOptions, Reader, Unit};
 use crate::digest::hex;
 use crate::imaging::{CropMode, Flip, Limits, Preprocess, Resize};
-use crate::jobs::JobError;
 use crate::jobs::work::{self, Pending, Work, bytes_of};
+use crate::jobs::{JobError, open_output};
 use crate::tables::{FORMAT_VERSION, Identity, Preprocessing, Provenance, Run, Selection};
 use crate::torch::device::DeviceInUse;
 use crate::vqgan::{Tokenizer, TokenizerOptions, VqganConfig};
@@ -97,7 +98,15 @@ impl EncodePlan {
     /// What would be done, for `--dry-run`.
     pub async fn describe(&self, pipeline: &Pipeline, options: &EncodeOptions) -> Result<String, JobError> {
         let pending = self.work.outlook(options.rank, options.overwrite).await?;
-        Ok(Description { plan: self, pipeline, pending: &pending }.to_string())
+        let attempts = match &options.retry_rejects {
+            Some(reasons) if self.work.recorded => {
+                let output = open_output(&pipeline.output.url, false).await?;
+                Some(Attempts::find(&output, &pending, reasons).await?)
+            }
+            Some(_) => Some(Attempts::default()),
+            None => None,
+        };
+        Ok(Description { plan: self, pipeline, pending: &pending, attempts: attempts.as_ref() }.to_string())
     }
 }
 
@@ -223,11 +232,12 @@ struct Description<'a> {
     plan: &'a EncodePlan,
     pipeline: &'a Pipeline,
     pending: &'a Pending,
+    attempts: Option<&'a Attempts>,
 }
 
 impl fmt::Display for Description<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Description { plan, pipeline, pending } = self;
+        let Description { plan, pipeline, pending, attempts } = self;
         let provenance = &plan.work.provenance;
         let config = plan.tokenizer.config();
         let parameters: i64 = config.tensors().iter().map(|tensor| tensor.numel()).sum();
@@ -269,6 +279,9 @@ impl fmt::Display for Description<'_> {
         writeln!(f, "threads    {} for tensors, {} for decoding", plan.settings.threads, plan.settings.decode_workers)?;
         writeln!(f, "identity   {}", provenance.identity.sha256())?;
         writeln!(f, "output     {}", pipeline.output.url)?;
+        if let Some(attempts) = attempts {
+            return writeln!(f, "retry      {attempts}");
+        }
         for unit in pending.units.iter().take(10) {
             writeln!(f, "           {}", unit.name)?;
         }

@@ -1,5 +1,6 @@
 //! What each stage of `encode` does with an item.
 
+use super::retry::Again;
 use crate::datasets::{Reader, Sample, Unit};
 use crate::flow::{BoxError, Emitter};
 use crate::imaging::{Crop, Preprocess};
@@ -8,6 +9,8 @@ use crate::random::RowKey;
 use crate::reject::{Reason, Reject};
 use crate::tables::LatentRow;
 use crate::vqgan::Tokenizer;
+use futures::future::BoxFuture;
+use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::Arc;
 
@@ -38,13 +41,16 @@ pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
     preprocess.cost(&read.sample.image)
 }
 
-/// Reads the units one after the other.
+/// Reads the units one after the other; of those in `again`, only the samples it names.
 pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
+    again: BTreeMap<String, Arc<Again>>,
     out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {
-    reading::read(reader, units, |unit, sample| Box::pin(ready(Ok(Read { unit, sample }))), out).await
+    let wanted = |unit: &Unit, index: u64| again.get(&unit.name).is_none_or(|again| again.has(index));
+    let item = |unit, sample| -> BoxFuture<'static, _> { Box::pin(ready(Ok(Read { unit, sample }))) };
+    reading::read(reader, units, wanted, item, out).await
 }
 
 /// Encoded bytes to crops, or a reject with its reason.

@@ -60,7 +60,7 @@ pub fn header(
         ("Image", format!("{0} × {0}, {1}, crop {2}, flip {3}", image.size, image.resize, image.crop, image.flip)),
         ("Encoded in", format!("{} on {}, batches of {}", identity.dtype, identity.device, identity.batch_size)),
         ("Seed", identity.seed.to_string()),
-        ("Shown", format!("{shown} of the {} rows in {} units", choice.rows_seen, choice.units_seen)),
+        ("Shown", format!("{shown} of the {} rows in {} files", choice.rows_seen, choice.files_seen)),
     ];
     if let Some(pipeline) = recorded {
         facts[4].1 = format!("{}, {}", identity.dataset.format, pipeline.dataset.url);
@@ -79,7 +79,7 @@ pub fn header(
 /// The header of a page of samples.
 pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown: usize, of: (u64, usize)) -> Header {
     let identity = &provenance.identity;
-    let ((rows, columns), (rows_seen, units_seen)) = (provenance.grid, of);
+    let ((rows, columns), (rows_seen, files_seen)) = (provenance.grid, of);
     let list = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
     let settings = &identity.settings;
     let top_k: Vec<String> = settings.top_k.iter().map(u32::to_string).collect();
@@ -97,7 +97,7 @@ pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown
         ("Classes", identity.rows.labels.clone()),
         ("Drawn in", format!("{} on {}, batches of {}", identity.dtype, identity.device, identity.batch_size)),
         ("Seed", identity.seed.to_string()),
-        ("Shown", format!("{shown} of the {rows_seen} rows in {units_seen} units")),
+        ("Shown", format!("{shown} of the {rows_seen} rows in {files_seen} files")),
     ];
     let summary = match &identity.edit {
         None => format!("{shown} samples."),

@@ -153,12 +153,12 @@ impl fmt::Display for GallerySummary {
 pub async fn describe(options: &GalleryOptions) -> Result<String, JobError> {
     options.to.iter().try_for_each(|path| kind_of(path).map(drop))?;
     let dir = open_output(&options.url, false).await?;
-    let units = match which(&dir, options).await? {
-        Table::Latents => LatentsReader::open(dir).await.map_err(refusal)?.units().len(),
-        Table::Samples => SamplesReader::open(dir.of()).await.map_err(refusal)?.units().len(),
+    let files = match which(&dir, options).await? {
+        Table::Latents => LatentsReader::open(dir).await.map_err(refusal)?.files().len(),
+        Table::Samples => SamplesReader::open(dir.of()).await.map_err(refusal)?.files().len(),
     };
-    let files: Vec<String> = options.to.iter().map(|file| file.display().to_string()).collect();
-    Ok(format!("up to {} rows of the {units} units at {} to {}", options.count, options.url, files.join(", ")))
+    let to: Vec<String> = options.to.iter().map(|file| file.display().to_string()).collect();
+    Ok(format!("up to {} rows of the {files} files at {} to {}", options.count, options.url, to.join(", ")))
 }
 
 /// Makes the gallery.

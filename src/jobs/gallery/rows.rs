@@ -1,11 +1,11 @@
 //! Which rows of an output directory a gallery shows.
 
-use crate::tables::{Run, TableError, TableReader};
+use crate::tables::{Run, TableError, TableReader, UnitFile};
 use futures::TryStreamExt;
 use std::collections::BTreeSet;
 
-/// Units a gallery looks into: their originals are read from the start of each, so more of them would cost more than a look.
-const MAX_UNITS: usize = 16;
+/// Files a gallery looks into: their originals are read from the start of each, so more of them would cost more than a look.
+const MAX_FILES: usize = 16;
 
 /// A row to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,28 +19,28 @@ pub struct Chosen<R> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice<R> {
     pub rows: Vec<Chosen<R>>,
-    /// Rows of the units that were looked into.
+    /// Rows of the files that were looked into.
     pub rows_seen: u64,
-    /// How many units that were.
-    pub units_seen: usize,
+    /// How many files that were.
+    pub files_seen: usize,
 }
 
-/// Chooses `count` rows spread evenly over at most 16 units, themselves spread evenly over the directory; all rows when there
+/// Chooses `count` rows spread evenly over at most 16 files, themselves spread evenly over the directory; all rows when there
 /// are no more. The same directory gives the same rows.
 pub async fn choose<I: Run>(table: &TableReader<I>, count: usize) -> Result<Choice<I::Row>, TableError> {
-    let all = table.units();
-    let units: Vec<&String> = spread(all.len() as u64, MAX_UNITS).filter_map(|i| all.get(i as usize)).collect();
-    let mut sizes = Vec::with_capacity(units.len());
-    for unit in &units {
-        sizes.push(table.file(unit).await?.info().rows);
+    let all = table.files();
+    let files: Vec<&UnitFile> = spread(all.len() as u64, MAX_FILES).filter_map(|i| all.get(i as usize)).collect();
+    let mut sizes = Vec::with_capacity(files.len());
+    for file in &files {
+        sizes.push(table.file(file).await?.info().rows);
     }
     let total: u64 = sizes.iter().sum();
     let wanted: BTreeSet<u64> = spread(total, count).collect();
-    let mut choice = Choice { rows: Vec::with_capacity(wanted.len()), rows_seen: total, units_seen: units.len() };
+    let mut choice = Choice { rows: Vec::with_capacity(wanted.len()), rows_seen: total, files_seen: files.len() };
     let mut first = 0;
-    for (unit, size) in units.into_iter().zip(sizes) {
+    for (file, size) in files.into_iter().zip(sizes) {
         let own: BTreeSet<u64> = wanted.range(first..first + size).map(|row| row - first).collect();
-        pick(table, unit, &own, &mut choice.rows).await?;
+        pick(table, file, &own, &mut choice.rows).await?;
         first += size;
     }
     Ok(choice)
@@ -49,16 +49,16 @@ pub async fn choose<I: Run>(table: &TableReader<I>, count: usize) -> Result<Choi
 /// Adds the rows of a unit that stand at `places`.
 async fn pick<I: Run>(
     table: &TableReader<I>,
-    unit: &str,
+    file: &UnitFile,
     places: &BTreeSet<u64>,
     chosen: &mut Vec<Chosen<I::Row>>,
 ) -> Result<(), TableError> {
     let Some(&last) = places.last() else { return Ok(()) };
-    let mut rows = table.file(unit).await?.rows()?;
+    let mut rows = table.file(file).await?.rows()?;
     for place in 0..=last {
         let Some(row) = rows.try_next().await? else { return Ok(()) };
         if places.contains(&place) {
-            chosen.push(Chosen { unit: unit.to_owned(), row });
+            chosen.push(Chosen { unit: file.unit.clone(), row });
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::tables::{OutputDir, SampleRow, SamplesIdentity, SamplesReader};
 pub async fn show(dir: OutputDir<SamplesIdentity>, options: &GalleryOptions) -> Result<Shown, JobError> {
     let samples = SamplesReader::open(dir).await.map_err(refusal)?;
     let choice = rows::choose(&samples, options.count).await.map_err(refusal)?;
-    let of = (choice.rows_seen, choice.units_seen);
+    let of = (choice.rows_seen, choice.files_seen);
     let header = facts::samples_header(&options.url, samples.provenance(), choice.rows.len(), of);
     let tiles: Result<Vec<Tile>, JobError> = choice.rows.into_iter().map(tile).collect();
     Ok(Shown { table: Table::Samples, header, tiles: tiles? })

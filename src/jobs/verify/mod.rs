@@ -2,7 +2,8 @@
 //!
 //! Latents, samples or both: whatever is there. Every file is read to its end. Checked are the manifest; each file's seal,
 //! schema and provenance; its counts; every row's place, tokens and checksum; that images are of one size, which fits the
-//! grid; rows against rejects of the same unit; units without a file, and files without a unit. Nothing is changed.
+//! grid; rows against rejects of the same unit, and what a retry gave against the rejects before it; units without a file, and
+//! files without a unit. Nothing is changed.
 
 mod report;
 
@@ -10,8 +11,8 @@ pub use report::{Counts, Problem, VerifyReport};
 
 use super::with_causes;
 use crate::tables::{
-    FileInfo, Identity, Manifest, OutputDir, Provenance, RowCheck, Run, SamplesIdentity, TableError, check_seal,
-    read_rejects_of, read_table, unit_of_path,
+    FileInfo, Identity, Manifest, OutputDir, Provenance, RowCheck, Run, SamplesIdentity, TableError, TableRow,
+    UnitFile, check_seal, file_of_path, read_rejects_of, read_table,
 };
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -68,13 +69,16 @@ async fn verify_run<I: Run>(dir: &OutputDir<I>, report: &mut VerifyReport) -> Re
     let mut counts = Counts {
         table: I::TABLE,
         units: manifest.as_ref().map(|manifest| manifest.units.len() as u64),
-        done: done.len() as u64,
+        done: done.values().filter(|files| files.contains_key(&0)).count() as u64,
         ..Counts::default()
     };
     check_units(dir, manifest.map(|manifest| manifest.provenance()), (&done, &rejected), &mut counts, report).await;
     report.tables.push(counts);
     Ok(true)
 }
+
+/// A unit's files in one table, by retry: 0 is the one that makes the unit done.
+type Files = BTreeMap<u32, Path>;
 
 /// The units whose files are in the folder of `table`; other files, and those of unknown units, are reported.
 fn units_of<I: Run>(
@@ -83,28 +87,28 @@ fn units_of<I: Run>(
     paths: &[Path],
     known: Option<&BTreeSet<&str>>,
     report: &mut VerifyReport,
-) -> BTreeMap<String, Path> {
-    let mut units = BTreeMap::new();
+) -> BTreeMap<String, Files> {
+    let mut units: BTreeMap<String, Files> = BTreeMap::new();
     for path in paths {
-        match unit_of_path(dir.root(), table, path) {
+        match file_of_path(dir.root(), table, path) {
             None => report.add(path, "a stray file: no unit's file has this name"),
-            Some(unit) if known.is_some_and(|known| !known.contains(unit.as_str())) => {
+            Some(UnitFile { unit, .. }) if known.is_some_and(|known| !known.contains(unit.as_str())) => {
                 report.add(path, format!("a stray file: the manifest has no unit {unit}"));
             }
-            Some(unit) => {
-                units.insert(unit, path.clone());
+            Some(UnitFile { unit, retry }) => {
+                units.entry(unit).or_default().insert(retry, path.clone());
             }
         }
     }
     units
 }
 
-fn find_gaps<I: Run>(manifest: &Manifest<I>, path: &Path, done: &BTreeMap<String, Path>, report: &mut VerifyReport) {
+fn find_gaps<I: Run>(manifest: &Manifest<I>, path: &Path, done: &BTreeMap<String, Files>, report: &mut VerifyReport) {
     let mut seen = BTreeSet::new();
     for unit in &manifest.units {
         if !seen.insert(unit.name.as_str()) {
             report.add(path, format!("lists the unit {} twice", unit.name));
-        } else if !done.contains_key(&unit.name) {
+        } else if !done.get(&unit.name).is_some_and(|files| files.contains_key(&0)) {
             report.gaps.push(unit.name.clone());
         }
     }
@@ -114,13 +118,14 @@ fn find_gaps<I: Run>(manifest: &Manifest<I>, path: &Path, done: &BTreeMap<String
 async fn check_units<I: Run>(
     dir: &OutputDir<I>,
     mut expected: Option<Provenance<I>>,
-    (done, rejected): (&BTreeMap<String, Path>, &BTreeMap<String, Path>),
+    (done, rejected): (&BTreeMap<String, Files>, &BTreeMap<String, Files>),
     counts: &mut Counts,
     report: &mut VerifyReport,
 ) {
     let units: BTreeSet<&String> = done.keys().chain(rejected.keys()).collect();
     let checks = units.into_iter().map(|unit| {
-        let task = check_unit(dir.clone(), unit.clone(), done.get(unit).cloned(), rejected.get(unit).cloned());
+        let files = |of: &BTreeMap<String, Files>| of.get(unit).cloned().unwrap_or_default();
+        let task = check_unit(dir.clone(), unit.clone(), files(done), files(rejected));
         // Tasks of their own, so that several processors decode.
         async move { (unit, tokio::spawn(task).await) }
     });
@@ -165,26 +170,40 @@ impl<I> UnitCheck<I> {
     }
 }
 
-async fn check_unit<I: Run>(
-    dir: OutputDir<I>,
-    unit: String,
-    rows: Option<Path>,
-    rejects: Option<Path>,
-) -> UnitCheck<I> {
+async fn check_unit<I: Run>(dir: OutputDir<I>, unit: String, rows: Files, rejects: Files) -> UnitCheck<I> {
     let mut check = UnitCheck { rows: 0, rejects: 0, infos: Vec::new(), problems: Vec::new() };
-    let mut rejected = None;
-    if let Some(path) = &rejects {
-        match check_rejects(&dir, path, &unit, &mut check).await {
-            Ok(found) => rejected = Some(found),
-            Err(error) => check.fail(path, &error),
+    let mut before: Option<Rejected<I>> = None;
+    let numbers: BTreeSet<u32> = rows.keys().chain(rejects.keys()).copied().collect();
+    for retry in numbers {
+        let (rows_path, rejects_path) = (rows.get(&retry), rejects.get(&retry));
+        if retry > 0 && rows_path.is_none() {
+            // A retry that was killed between its two files: the next one writes both.
+            continue;
         }
+        let file = UnitFile::retry(&unit, retry);
+        let mut rejected = None;
+        if let Some(path) = rejects_path {
+            match check_rejects(&dir, path, &file, &mut check).await {
+                Ok(found) => rejected = Some(found),
+                Err(error) => check.fail(path, &error),
+            }
+        }
+        if let Some(path) = rows_path {
+            if retry > 0 && !rows.contains_key(&(retry - 1)) {
+                check.add(path, "what it was a retry of is missing");
+            }
+            match check_rows(&dir, path, &file, (rejected.as_ref(), before.as_ref()), &mut check).await {
+                Ok(()) if rejects_path.is_none() => {
+                    check.add(path, "the unit has no rejects file, which is written first");
+                }
+                Ok(()) => {}
+                Err(error) => check.fail(path, &error),
+            }
+        }
+        before = rejected;
     }
-    let Some(path) = &rows else { return check };
-    match check_rows(&dir, path, &unit, rejected.as_ref(), &mut check).await {
-        Ok(()) if rejects.is_none() => check.add(path, "the unit has no rejects file, which is written first"),
-        Ok(()) => {}
-        Err(error) => check.fail(path, &error),
-    }
+    // A retry's rejects are all that it left of those before it.
+    check.rejects = before.map_or(0, |newest| newest.info.rows);
     check
 }
 
@@ -194,57 +213,76 @@ struct Rejected<I> {
     info: FileInfo<I>,
     /// Samples that were refused.
     indexes: BTreeSet<u64>,
+    /// From where on the unit was given up as a whole: the first reject without a key.
+    rest: Option<u64>,
+}
+
+impl<I> Rejected<I> {
+    fn explains(&self, index: u64) -> bool {
+        self.indexes.contains(&index) || self.rest.is_some_and(|first| index >= first)
+    }
 }
 
 async fn check_rejects<I: Run>(
     dir: &OutputDir<I>,
     path: &Path,
-    unit: &str,
+    file: &UnitFile,
     check: &mut UnitCheck<I>,
 ) -> Result<Rejected<I>, TableError> {
     check_seal(dir.store(), path).await?;
-    let file = read_rejects_of::<I>(dir.store().clone(), path).await?;
-    let info = file.info().clone();
-    check_name(path, unit, &info, check);
+    let table = read_rejects_of::<I>(dir.store().clone(), path).await?;
+    let info = table.info().clone();
+    check_name(path, file, &info, check);
     check.infos.push((path.clone(), info.clone()));
-    let mut indexes = BTreeSet::new();
-    let mut rows = file.rows()?;
+    let (mut indexes, mut rest) = (BTreeSet::new(), None);
+    let mut rows = table.rows()?;
     while let Some(row) = rows.try_next().await? {
-        check.rejects += 1;
-        if row.unit != unit {
+        if row.unit != file.unit {
             check.add(path, format!("has a reject of the unit {}", row.unit));
+        }
+        if row.key.is_empty() {
+            rest = rest.or(Some(row.index));
         }
         indexes.insert(row.index);
     }
     if info.rejects != info.rows {
         check.add(path, format!("records {} rejects, has {}", info.rejects, info.rows));
     }
-    Ok(Rejected { info, indexes })
+    Ok(Rejected { info, indexes, rest })
 }
 
+/// Checks a file of rows against the `rejected` beside it and, of a retry, against the rejects `before` it.
 async fn check_rows<I: Run>(
     dir: &OutputDir<I>,
     path: &Path,
-    unit: &str,
-    rejected: Option<&Rejected<I>>,
+    file: &UnitFile,
+    (rejected, before): (Option<&Rejected<I>>, Option<&Rejected<I>>),
     check: &mut UnitCheck<I>,
 ) -> Result<(), TableError> {
     check_seal(dir.store(), path).await?;
-    let file = read_table::<I>(dir.store().clone(), path).await?;
-    let info = Arc::new(file.info().clone());
-    check_name(path, unit, &info, check);
+    let table = read_table::<I>(dir.store().clone(), path).await?;
+    let info = Arc::new(table.info().clone());
+    check_name(path, file, &info, check);
     check.infos.push((path.clone(), (*info).clone()));
     let mut faults = RowCheck::new(&info, rejected.map(|rejected| &rejected.indexes));
-    let mut rows = file.rows()?;
+    let (mut rows, mut position, mut twice) = (table.rows()?, 0, None);
     while let Some(row) = rows.try_next().await? {
+        let index = row.index(position);
+        if before.is_some_and(|before| !before.explains(index)) {
+            twice.get_or_insert(index);
+        }
+        position += 1;
         check.rows += 1;
         faults.row(&row);
     }
     for detail in faults.finish() {
         check.add(path, detail);
     }
+    if let Some(index) = twice {
+        check.add(path, format!("sample {index} was not rejected before it: it is there twice"));
+    }
     let found = info.rows.saturating_add(info.rejects);
-    if let Some(expected) = I::rows_of_unit(unit).filter(|&expected| expected != found) {
+    if let Some(expected) = I::rows_of_unit(&file.unit).filter(|&expected| expected != found) {
         check.add(path, format!("has {found} rows with its rejects, its unit {expected}"));
     }
     if let Some(rejected) = rejected {
@@ -261,8 +299,10 @@ async fn check_rows<I: Run>(
 }
 
 /// A file must lie where its unit's file belongs.
-fn check_name<I>(path: &Path, unit: &str, info: &FileInfo<I>, check: &mut UnitCheck<I>) {
-    if info.unit != unit {
-        check.add(path, format!("is the file of the unit {}, not of {unit}: it was moved or renamed", info.unit));
+fn check_name<I>(path: &Path, file: &UnitFile, info: &FileInfo<I>, check: &mut UnitCheck<I>) {
+    if info.file != *file {
+        let UnitFile { unit, retry } = &info.file;
+        let of = if *retry == 0 { String::new() } else { format!("retry {retry} of ") };
+        check.add(path, format!("is the file of {of}the unit {unit}, not of {}: it was moved or renamed", file.unit));
     }
 }

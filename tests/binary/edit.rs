@@ -1,10 +1,8 @@
 //! `imagebart edit` as its user sees it.
 
-mod common;
-
-use common::model::support::{classes, unconditional};
-use common::model::{SIDE, change_scale, pipeline, rows};
-use common::{imagebart, picture, run, stderr, succeed, tables};
+use crate::common::model::support::{classes, unconditional};
+use crate::common::model::{SIDE, change_scale, pipeline, rows};
+use crate::common::{imagebart, picture, run, stderr, succeed, tables};
 use imagebart::chain::ModelDirectory;
 use imagebart::config::ConditionSection;
 use imagebart::random::RowKey;

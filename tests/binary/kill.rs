@@ -1,8 +1,6 @@
 //! `encode` killed at any instant and run again writes the bytes of an undisturbed run.
 
-mod common;
-
-use common::{imagebart, pipeline, succeed, tables, webdataset};
+use crate::common::{imagebart, pipeline, succeed, tables, webdataset};
 use imagebart::random::{Purpose, RowKey};
 use std::fs;
 use std::process::Stdio;
@@ -16,8 +14,10 @@ fn thirty_kills_leave_no_trace() {
     let root = tempdir().unwrap();
     webdataset(&root.path().join("in"), 12, 24);
     // A broken image in a shard, so that rejects are at stake too.
-    let broken =
-        common::tar(&[("x.png".to_owned(), b"no image".to_vec()), ("y.png".to_owned(), common::png(3, 40, 40))]);
+    let broken = crate::common::tar(&[
+        ("x.png".to_owned(), b"no image".to_vec()),
+        ("y.png".to_owned(), crate::common::png(3, 40, 40)),
+    ]);
     fs::write(root.path().join("in/shard-0012.tar"), broken).unwrap();
     let dataset = root.path().join("in/shard-{0000..0012}.tar").display().to_string();
     let file = pipeline(root.path(), "webdataset", &dataset, "");

@@ -1,12 +1,10 @@
 //! `imagebart import` from outside: PyTorch checkpoints in, safetensors and a report out.
 
-mod pytorch;
-
+use crate::pytorch::{FORMATS, Format, Py, Storage, attacks, call, foreign, ordered_dict, save};
 use half::{bf16, f16};
 use imagebart::jobs::import::{ImportError, ImportOptions, ImportReport, Imported, import};
 use imagebart::torch::weights::TensorSpec;
 use imagebart::vqgan::VqganConfig;
-use pytorch::{FORMATS, Format, Py, Storage, attacks, call, foreign, ordered_dict, save};
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,6 @@
 //! Text tokenizers from outside: learned from the captions of latents, and a user's own.
 
-mod tables_support;
-
+use crate::tables_support::{dataset, provenance, rows};
 use imagebart::jobs::JobError;
 use imagebart::jobs::text_tokenizer::{TextTokenizerOptions, TextTokenizerSummary, describe, train_text_tokenizer};
 use imagebart::tables::{LatentRow, Manifest, OutputDir, UnitWriter};
@@ -11,7 +10,6 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use tables_support::{dataset, provenance, rows};
 use tokenizers::Tokenizer;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -77,7 +75,7 @@ async fn captions_of_latents_become_a_tokenizer() {
     captions[150] = Some("  ".to_owned());
     let folder = folder(&captions).await;
     let options = options(folder.path());
-    assert!(describe(&options).await.unwrap().contains("2 units"));
+    assert!(describe(&options).await.unwrap().contains("2 files"));
     assert!(!options.to.exists());
     let summary: TextTokenizerSummary = train_text_tokenizer(&options).await.unwrap();
     // A picture and its mirror have one caption.

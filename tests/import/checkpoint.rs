@@ -1,10 +1,8 @@
 //! Reading checkpoints from outside: both formats, views, and files that are not what they seem.
 
-mod pytorch;
-
+use crate::pytorch::{FORMATS, Format, Py, Storage, attacks, call, foreign, ordered_dict, save};
 use imagebart::torch::checkpoint::{Checkpoint, CheckpointError, CheckpointFormat};
 use proptest::prelude::*;
-use pytorch::{FORMATS, Format, Py, Storage, attacks, call, foreign, ordered_dict, save};
 use std::path::{Path, PathBuf};
 
 struct Folder(tempfile::TempDir);
@@ -128,9 +126,14 @@ fn a_bare_dict_any_archive_name_and_newer_tensors() {
         ("f8".into(), untyped("float8_e5m2")),
     ]);
     for name in ["archive", "my model.v2", "", "a/b"] {
-        let pickle = pytorch::pickle(&object, 4);
-        let file =
-            pytorch::zip_file(name, &pickle, None, &[halves.clone(), bytes.clone()], zip::CompressionMethod::Stored);
+        let pickle = crate::pytorch::pickle(&object, 4);
+        let file = crate::pytorch::zip_file(
+            name,
+            &pickle,
+            None,
+            &[halves.clone(), bytes.clone()],
+            zip::CompressionMethod::Stored,
+        );
         let folder = Folder::new();
         let mut checkpoint = Checkpoint::open(folder.file(&file)).unwrap();
         let listed: Vec<String> = checkpoint.tensors().map(|t| format!("{} {}", t.key, t.dtype)).collect();
@@ -146,7 +149,8 @@ fn a_bare_dict_any_archive_name_and_newer_tensors() {
 fn attacks_are_refused_in_every_container() {
     for (name, attack) in attacks() {
         let object = Py::Dict(vec![("state_dict".into(), Py::Dict(vec![])), ("x".into(), attack.clone())]);
-        let files = [save(Format::Zip, &object, &[]), save(Format::Legacy, &object, &[]), pytorch::pickle(&attack, 2)];
+        let files =
+            [save(Format::Zip, &object, &[]), save(Format::Legacy, &object, &[]), crate::pytorch::pickle(&attack, 2)];
         for file in files {
             let error = message(&file);
             assert!(error.contains("refused") && error.contains(name) && error.contains("a.ckpt"), "{error}");
@@ -157,7 +161,7 @@ fn attacks_are_refused_in_every_container() {
 #[test]
 fn files_of_other_kinds_say_what_they_are() {
     let (object, storages) = lightning(Format::Zip);
-    let data = pytorch::pickle(&object, 2);
+    let data = crate::pytorch::pickle(&object, 2);
     let stored = zip::CompressionMethod::Stored;
     let mut tar = vec![0; 1024];
     tar[257..262].copy_from_slice(b"ustar");
@@ -171,9 +175,9 @@ fn files_of_other_kinds_say_what_they_are() {
         (zip_of(&[("readme.txt", b"hi")]), "without data.pkl"),
         (zip_of(&[("m/data.pkl", b"N."), ("m/constants.pkl", b"N.")]), "TorchScript"),
         (two, "two pickles"),
-        (pytorch::zip_file("a", &data, Some("big"), &storages, stored), "big-endian"),
-        (pytorch::legacy_file(&data, false, &storages), "big-endian"),
-        (pytorch::zip_file("a", &data, None, &storages, zip::CompressionMethod::Deflated), "compressed"),
+        (crate::pytorch::zip_file("a", &data, Some("big"), &storages, stored), "big-endian"),
+        (crate::pytorch::legacy_file(&data, false, &storages), "big-endian"),
+        (crate::pytorch::zip_file("a", &data, None, &storages, zip::CompressionMethod::Deflated), "compressed"),
         (save(Format::Zip, &Py::Int(1), &[]), "it is an int"),
         (save(Format::Zip, &foreign("my.nets", "Net", vec![]), &[]), "a call of copyreg._reconstructor"),
         (save(Format::Legacy, &Py::Dict(vec![("lr".into(), Py::Int(1))]), &[]), "a dict of 1 entries (lr)"),

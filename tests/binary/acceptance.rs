@@ -1,8 +1,6 @@
 //! `encode` over real corpora: the reference crops' token grids, and ImageNet shards' labels.
 
-mod common;
-
-use common::{corpus, imagebart, stderr};
+use crate::common::{corpus, imagebart, stderr};
 use futures::TryStreamExt;
 use imagebart::tables::{LatentRow, LatentsReader, OutputDir};
 use imagebart::torch::weights::WeightsFile;

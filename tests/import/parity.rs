@@ -1,14 +1,13 @@
 //! The authors' chains, written as their checkpoints and configs, imported, and sampled: the tokens are theirs.
 
-mod pytorch;
-mod skip;
+use crate::skip;
 
+use crate::pytorch::{Format, Py, Storage, lightning, save};
 use imagebart::chain::{Compat, ModelDirectory, Row, RowCondition, SampleOptions, ScaleSettings, Start};
 use imagebart::jobs::import::{ImportOptions, import};
 use imagebart::random::RowKey;
 use imagebart::torch::weights::WeightsFile;
 use imagebart::transformer::Placement;
-use pytorch::{Format, Py, Storage, lightning, save};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};

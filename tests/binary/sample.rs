@@ -1,10 +1,8 @@
 //! `imagebart sample` as its user sees it: what it writes, resumes, refuses and says.
 
-mod common;
-
-use common::model::support::{classes, unconditional};
-use common::model::{CODES, SIDE, TOKENS, change_scale, load, pipeline, rows, tokens};
-use common::{imagebart, run, stderr, succeed, tables};
+use crate::common::model::support::{classes, unconditional};
+use crate::common::model::{CODES, SIDE, TOKENS, change_scale, load, pipeline, rows, tokens};
+use crate::common::{imagebart, run, stderr, succeed, tables};
 use imagebart::chain::ModelDirectory;
 use imagebart::config::ConditionSection;
 use imagebart::random::{Purpose, RowKey};
@@ -171,7 +169,7 @@ fn a_dry_run_touches_nothing() {
     let file = file.to_str().unwrap();
     let output = succeed(["sample", file, "--dry-run"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let config = common::model::chain(unconditional());
+    let config = crate::common::model::chain(unconditional());
     let counts = config.networks.iter().map(|network| format!("{} parameters", network.network.parameters()));
     for expected in
         ["2 scales, 8 × 8 tokens of 64", "10 in 3 units of 4", "memory"].map(str::to_owned).into_iter().chain(counts)
@@ -386,10 +384,10 @@ fn printed<const N: usize>(arguments: [&str; N]) -> String {
 #[test]
 fn latents_and_samples_share_a_directory() {
     let root = tempdir().unwrap();
-    common::folder(&root.path().join("in"), 4);
+    crate::common::folder(&root.path().join("in"), 4);
     fs::create_dir_all(root.path().join("encode")).unwrap();
     let dataset = root.path().join("in").display().to_string();
-    let encode = common::pipeline(&root.path().join("encode"), "folder", &dataset, "");
+    let encode = crate::common::pipeline(&root.path().join("encode"), "folder", &dataset, "");
     let out = root.path().join("out");
     let (out, url) = (out.to_str().unwrap(), format!("output.url={}", out.display()));
     let file = pipeline(root.path(), classes(3, true), "");
@@ -419,7 +417,7 @@ fn latents_and_samples_share_a_directory() {
     assert!(printed(["gallery", out, "--to", to_sheet]).contains("4 reconstructions"));
     assert!(printed(["gallery", out, "--to", to_sheet, "--table", "samples"]).contains("10 samples"));
     let planned = printed(["gallery", out, "--to", to_sheet, "--table", "samples", "--dry-run"]);
-    assert!(planned.contains("rows of the 3 units"), "{planned}");
+    assert!(planned.contains("rows of the 3 files"), "{planned}");
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! `imagebart encode` as its user sees it: what it writes, resumes, refuses and says.
 
-mod common;
-
-use common::{folder, imagebart, pipeline, run, stderr, succeed, tables, webdataset};
+use crate::common::{folder, imagebart, pipeline, run, stderr, succeed, tables, webdataset};
 use std::fs;
 use tempfile::tempdir;
 

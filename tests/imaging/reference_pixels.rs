@@ -1,15 +1,12 @@
 //! Crops against those of the reference loaders: every image of `reference/REFERENCE.json`, and the parity fixture.
 
-mod skip;
+use crate::{preprocessing, skip};
 
 use imagebart::imaging::{CropMode, Flip, Format, Limits, Preprocess, Resize, decode, probe};
 use imagebart::random::RowKey;
 use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-
-#[path = "parity/preprocessing.rs"]
-mod preprocessing;
 
 #[test]
 fn the_parity_fixture_is_met() {

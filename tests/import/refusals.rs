@@ -1,13 +1,10 @@
 //! What `imagebart import` refuses of chains, in which words, and that it then leaves nothing behind.
 
-mod chain_checkpoints;
-mod pytorch;
-
-use chain_checkpoints::{Repository, SCALES, State, checkpoint, names, network, state};
+use crate::chain_checkpoints::{Repository, SCALES, State, checkpoint, names, network, state};
+use crate::pytorch::{FORMATS, Format, Storage, attacks, call};
 use imagebart::chain::ModelDirectory;
 use imagebart::jobs::import::{ImportOptions, describe, import};
 use imagebart::transformer::{NetworkConfig, Variant};
-use pytorch::{FORMATS, Format, Storage, attacks, call};
 use std::process::Command;
 
 fn options(repository: &Repository) -> ImportOptions {
@@ -167,7 +164,7 @@ fn tokenizer_and_networks_must_fit() {
     assert_contains(&message, &["scale1.ckpt has 16 codes", "has 5"]);
     let message = refused_after(&|scale, state| {
         if scale == 2 {
-            let specs = chain_checkpoints::first_stage().tensors();
+            let specs = crate::chain_checkpoints::first_stage().tensors();
             let spec = specs.iter().find(|spec| spec.name == "decoder.conv_in.bias").unwrap();
             state.floats("first_stage_model.decoder.conv_in.bias", &spec.shape, &vec![9.0; spec.numel() as usize]);
         }

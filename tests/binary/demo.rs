@@ -34,7 +34,7 @@ async fn the_whole_way_and_a_look_at_it() {
     assert!(summary.to_string().contains("gallery.html"), "{summary}");
     assert!(summary.gallery.to_string().contains("64 beside their originals"), "{}", summary.gallery);
     let planned = options(&out, "a.html");
-    assert!(describe(&planned).await.unwrap().contains("6 rows of the 4 units"));
+    assert!(describe(&planned).await.unwrap().contains("6 rows of the 4 files"));
     assert!(!out.join("a.html").exists());
 
     rows_are_the_scenes(&out).await;

@@ -1,14 +1,13 @@
 //! The tables from outside: what is written is read back, commits are whole, resumes are refused when they must be, and
 //! damage is found.
 
-mod tables_support;
-
+use crate::support::{dataset, provenance, reject, rows, write_unit};
 use futures::TryStreamExt;
 use imagebart::jobs::verify::{VerifyReport, verify};
 use imagebart::reject::{Reason, Reject};
 use imagebart::tables::{
-    LatentRow, LatentsReader, LatentsWriter, Manifest, OutputDir, Provenance, RowsWriter, TableError, UnitWriter,
-    read_latents, read_rejects,
+    LatentRow, LatentsReader, LatentsWriter, Manifest, OutputDir, Provenance, RowsWriter, TableError, UnitFile,
+    UnitWriter, read_latents, read_rejects,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -16,7 +15,6 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use std::path::Path as DiskPath;
 use std::sync::Arc;
-use tables_support::{dataset, provenance, reject, rows, write_unit};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -47,11 +45,11 @@ async fn rows_are_read_back_as_written() -> Outcome {
             let dir = memory();
             write_unit(&dir, &provenance, "a/b.tar", samples).await?;
             let file = read_latents(dir.store().clone(), &dir.latents("a/b.tar")?).await?;
-            assert_eq!(file.info().unit, "a/b.tar");
+            assert_eq!(file.info().file.unit, "a/b.tar");
             assert_eq!(file.info().provenance, *provenance);
             let read: Vec<LatentRow> = file.rows()?.try_collect().await?;
             assert_eq!(read, rows(&provenance, samples), "K = {codes}, {samples} samples");
-            let file = read_rejects(dir.store().clone(), &dir.rejects("a/b.tar")?).await?;
+            let file = read_rejects(dir.store().clone(), &dir.rejects(&"a/b.tar".into())?).await?;
             assert_eq!(file.info().rejects, 2);
             let read: Vec<Reject> = file.rows()?.try_collect().await?;
             assert_eq!(read, [reject("a/b.tar", samples), reject("a/b.tar", samples + 1)]);
@@ -69,7 +67,7 @@ async fn the_same_rows_are_the_same_bytes_in_any_store() -> Outcome {
     let mut files = Vec::new();
     for dir in [&ours, &other, &ours] {
         write_unit(dir, &provenance, "big.tar", 8_300).await?;
-        for path in [dir.latents("big.tar")?, dir.rejects("big.tar")?] {
+        for path in [dir.latents("big.tar")?, dir.rejects(&"big.tar".into())?] {
             files.push(dir.store().get(&path).await?.bytes().await?);
         }
     }
@@ -117,7 +115,7 @@ async fn a_unit_is_visible_whole_or_not_at_all() -> Outcome {
     assert_eq!(dir.done().await?.len(), 0);
 
     write_unit(&dir, &provenance, "a.tar", 10).await?;
-    assert_eq!(dir.done().await?.into_iter().collect::<Vec<_>>(), ["a.tar"]);
+    assert_eq!(dir.done().await?.into_keys().collect::<Vec<_>>(), ["a.tar"]);
     assert_eq!(files(disk.path()), ["latents/a.tar.parquet", "rejects/a.tar.parquet"]);
     Ok(())
 }
@@ -139,7 +137,7 @@ async fn rejects_are_committed_before_latents() -> Outcome {
 async fn a_writer_refuses_rows_that_do_not_belong() -> Outcome {
     let provenance = Arc::new(provenance(100));
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let mut writer = LatentsWriter::create(store, Path::from("a.parquet"), "a", provenance.clone())?;
+    let mut writer = LatentsWriter::create(store, Path::from("a.parquet"), &"a".into(), provenance.clone())?;
     let good = rows(&provenance, 3);
     writer.push(good[2].clone()).await?;
     let too_large = LatentRow { tokens: vec![100; 16], ..good[2].clone() };
@@ -168,7 +166,7 @@ async fn a_run_goes_on_where_another_stopped() -> Outcome {
             let path = disk.path().join("manifest.json").display().to_string();
             assert!(error.starts_with(&path) && error.contains("codebook_size: 5 here, 1024 recorded"), "{error}");
         }
-        let done: Vec<String> = dir.done().await?.into_iter().collect();
+        let done: Vec<String> = dir.done().await?.into_keys().collect();
         assert_eq!(done, [UNITS[1], UNITS[2]]);
         assert_eq!(dir.manifest().await?.map(|manifest| manifest.identity), Some(provenance.identity.clone()));
     }
@@ -266,7 +264,7 @@ async fn a_reader_of_a_directory_keeps_its_order_and_refuses_to_mix() -> Outcome
     assert!(nothing.is_some_and(|text| text.contains("no latents")));
     complete(&dir, &ours).await?;
     let reader = LatentsReader::open(dir.clone()).await?;
-    assert_eq!(reader.units(), UNITS);
+    assert_eq!(reader.files(), UNITS.map(UnitFile::from));
     let read: Vec<LatentRow> = reader.rows().try_collect().await?;
     assert_eq!(read, [rows(&ours, 20), rows(&ours, 30)].concat());
 
@@ -321,7 +319,7 @@ async fn moved_missing_and_stray_files_are_found() -> Outcome {
     store.delete(&b).await?;
     store.put(&Path::from("bucket/out/latents/notes.txt"), "x".into()).await?;
     store.put(&dir.latents("z.tar")?, bytes[0].clone().into()).await?;
-    store.delete(&dir.rejects(UNITS[2])?).await?;
+    store.delete(&dir.rejects(&UNITS[2].into())?).await?;
     let report = verify(&dir).await?;
     assert_eq!(report.gaps, [UNITS[1]], "{report}");
     assert!(names(&report, "latents/notes.txt", "stray"), "{report}");
@@ -414,7 +412,7 @@ proptest! {
             let dir = memory();
             let provenance = Arc::new(provenance(1024));
             complete(&dir, &provenance).await.unwrap();
-            let path = if in_rejects { dir.rejects(UNITS[0]) } else { dir.latents(UNITS[0]) }.unwrap();
+            let path = if in_rejects { dir.rejects(&UNITS[0].into()) } else { dir.latents(UNITS[0]) }.unwrap();
             let bytes = dir.store().get(&path).await.unwrap().bytes().await.unwrap();
             let damaged = apply(&damage, &bytes);
             let changed = damaged != bytes;

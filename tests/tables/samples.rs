@@ -1,7 +1,6 @@
 //! The samples table from outside: what is written is read back, beside latents in one directory, and damage is found.
 
-mod tables_support;
-
+use crate::support::samples::{provenance, rows, units, write_unit};
 use arrow::datatypes::DataType;
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -16,7 +15,6 @@ use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use std::sync::Arc;
-use tables_support::samples::{provenance, rows, units, write_unit};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -41,13 +39,14 @@ async fn rows_are_read_back_as_written() -> Outcome {
     let reader = SamplesReader::open(dir.clone()).await?;
     let read: Vec<SampleRow> = reader.rows().try_collect().await?;
     assert_eq!(read, rows(&provenance, 0..10));
-    let file = read_samples(dir.store().clone(), &dir.table("rows@000000004-000000008")?).await?;
+    let file = read_samples(dir.store().clone(), &dir.table(&"rows@000000004-000000008".into())?).await?;
     assert_eq!((file.info().rows, file.info().samples, file.info().rejects), (4, 4, 0));
     assert_eq!(file.info().provenance, *provenance);
     let image = decode(&read[3].image.bytes, &Limits::default())?;
     assert_eq!((image.width, image.height), (8, 8));
     // A file of samples is never taken for one of latents.
-    let error = read_table::<Identity>(dir.store().clone(), &dir.table("rows@000000000-000000004")?).await.err();
+    let error =
+        read_table::<Identity>(dir.store().clone(), &dir.table(&"rows@000000000-000000004".into())?).await.err();
     assert!(error.is_some_and(|error| error.to_string().contains("of the table samples/1, not of latents/1")));
     Ok(())
 }
@@ -56,7 +55,7 @@ async fn rows_are_read_back_as_written() -> Outcome {
 async fn row_groups_are_bounded_by_the_bytes_of_their_images() -> Outcome {
     let dir = memory();
     let provenance = Arc::new(Provenance { grid: (16, 16), ..provenance(973) });
-    let path = dir.table("rows@000000000-000000100")?;
+    let path = dir.table(&"rows@000000000-000000100".into())?;
     let mut files = Vec::new();
     for _ in 0..2 {
         let mut unit = UnitWriter::create(&dir, &provenance, "rows@000000000-000000100")?;
@@ -92,8 +91,9 @@ async fn row_groups_are_bounded_by_the_bytes_of_their_images() -> Outcome {
 async fn a_writer_refuses_rows_that_do_not_belong() -> Outcome {
     let dir = memory();
     let provenance = Arc::new(provenance(100));
-    let path = dir.table("rows@000000000-000000002")?;
-    let mut writer = SamplesWriter::create(dir.store().clone(), path, "rows@000000000-000000002", provenance.clone())?;
+    let path = dir.table(&"rows@000000000-000000002".into())?;
+    let mut writer =
+        SamplesWriter::create(dir.store().clone(), path, &"rows@000000000-000000002".into(), provenance.clone())?;
     let good = rows(&provenance, 0..2);
     let mut wrong = good[0].clone();
     wrong.tokens[3] = 100;
@@ -111,9 +111,9 @@ async fn a_writer_refuses_rows_that_do_not_belong() -> Outcome {
 async fn samples_and_latents_share_a_directory() -> Outcome {
     let latents = OutputDir::new(Arc::new(InMemory::new()), Path::from("bucket/out"), None);
     let samples: OutputDir<SamplesIdentity> = latents.of();
-    let encoded = Arc::new(tables_support::provenance(1024));
-    latents.begin(&Manifest::new(&encoded, tables_support::dataset(&["a.tar"]))).await?;
-    tables_support::write_unit(&latents, &encoded, "a.tar", 3).await?;
+    let encoded = Arc::new(crate::support::provenance(1024));
+    latents.begin(&Manifest::new(&encoded, crate::support::dataset(&["a.tar"]))).await?;
+    crate::support::write_unit(&latents, &encoded, "a.tar", 3).await?;
     let drawn = complete(&samples).await?;
 
     let report = verify(&latents).await?;
@@ -122,7 +122,7 @@ async fn samples_and_latents_share_a_directory() -> Outcome {
     assert!(text.contains("latents: 1 of 1 units done, 6 rows, 2 rejects"), "{text}");
     assert!(text.contains("samples: 3 of 3 units done, 10 rows, 0 rejects"), "{text}");
 
-    latents.overwrite(&Manifest::new(&encoded, tables_support::dataset(&["b.tar"])), &["b.tar"], true).await?;
+    latents.overwrite(&Manifest::new(&encoded, crate::support::dataset(&["b.tar"])), &["b.tar"], true).await?;
     let report = verify(&latents).await?;
     assert_eq!(report.gaps, ["b.tar"], "{report}");
     assert_eq!(samples.done().await?.len(), 3);
@@ -140,7 +140,7 @@ async fn what_is_wrong_with_samples_is_found() -> Outcome {
     let provenance = complete(&dir).await?;
     let latents: OutputDir = dir.of();
     let store = dir.store().clone();
-    let path = dir.table("rows@000000004-000000008")?;
+    let path = dir.table(&"rows@000000004-000000008".into())?;
     let sound = store.get(&path).await?.bytes().await?;
 
     let mut flipped = sound.to_vec();
@@ -164,7 +164,7 @@ async fn what_is_wrong_with_samples_is_found() -> Outcome {
     let report = verify(&latents).await?;
     assert_eq!(report.gaps, ["rows@000000004-000000008"], "{report}");
     store.put(&path, sound.into()).await?;
-    store.delete(&dir.rejects("rows@000000004-000000008")?).await?;
+    store.delete(&dir.rejects(&"rows@000000004-000000008".into())?).await?;
     let report = verify(&latents).await?;
     assert!(report.to_string().contains("the unit has no rejects file"), "{report}");
     Ok(())
@@ -202,7 +202,7 @@ async fn a_gallery_shows_samples() -> Outcome {
 async fn files_say_that_images_are_images() -> Outcome {
     let dir = memory();
     complete(&dir).await?;
-    let bytes = dir.store().get(&dir.table("rows@000000000-000000004")?).await?.bytes().await?;
+    let bytes = dir.store().get(&dir.table(&"rows@000000000-000000004".into())?).await?.bytes().await?;
     let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes)?;
     let entries = reader.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
     let hint = entries.iter().find(|entry| entry.key == "huggingface").and_then(|entry| entry.value.clone());

@@ -2,8 +2,9 @@
 #![allow(dead_code)]
 
 pub mod model;
-#[path = "../skip/mod.rs"]
-mod skip;
+
+#[path = "../../skip/mod.rs"]
+pub mod skip;
 
 use imagebart::random::{Purpose, RowKey};
 use imagebart::torch::weights::{self, Weights};

@@ -85,7 +85,7 @@ pub async fn write_unit(
     provenance: &Arc<Provenance<SamplesIdentity>>,
     numbers: Range<u64>,
 ) -> Result<UnitSummary, TableError> {
-    let mut writer = UnitWriter::create(dir, provenance, &name(numbers.clone()))?;
+    let mut writer = UnitWriter::create(dir, provenance, name(numbers.clone()).as_str())?;
     for row in rows(provenance, numbers) {
         writer.row(row).await?;
     }

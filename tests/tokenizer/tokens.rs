@@ -1,6 +1,6 @@
 //! Real crops through the reference tokenizer give the reference token grids.
 
-mod skip;
+use crate::skip;
 
 use imagebart::imaging::{Limits, decode};
 use imagebart::random::RowKey;

@@ -1,14 +1,11 @@
 //! `imagebart import` of whole chains from outside: checkpoints and the authors' configs in, a model directory out.
 
-mod chain_checkpoints;
-mod pytorch;
-
-use chain_checkpoints::{CODES, Repository, SCALES, checkpoint, first_stage, network, state, values, yaml};
+use crate::chain_checkpoints::{CODES, Repository, SCALES, checkpoint, first_stage, network, state, values, yaml};
+use crate::pytorch::{FORMATS, Format};
 use imagebart::chain::{Condition, ModelDirectory};
 use imagebart::config::ScheduleValue;
 use imagebart::jobs::import::{ChainReport, ChosenWeights, ImportError, ImportOptions, Imported, import};
 use imagebart::transformer::Variant;
-use pytorch::{FORMATS, Format};
 use std::path::Path;
 
 fn options(repository: &Repository) -> ImportOptions {

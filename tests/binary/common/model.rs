@@ -1,6 +1,6 @@
 //! A small chain on disk, what draws from it, and what it drew.
 
-#[path = "../chain/support.rs"]
+#[path = "../../chain/support.rs"]
 pub mod support;
 
 use imagebart::chain::directory::SCALE_PREFIX;

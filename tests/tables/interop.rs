@@ -3,17 +3,15 @@
 //! They are installed from PyPI, pinned in `tests/python/requirements.txt`, into a virtual environment below `target/`
 //! that later runs use again. Without Python or network the test is skipped, and says so.
 
-mod skip;
+use crate::skip;
 
-mod tables_support;
-
+use crate::support::{provenance, reject, rows, write_unit};
 use imagebart::reject::Reject;
 use imagebart::tables::{LatentRow, Layout, OutputDir, Provenance, SampleRow, SamplesIdentity};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use tables_support::{provenance, reject, rows, write_unit};
 
 const READERS: [&str; 4] = ["pyarrow", "duckdb", "polars", "datasets"];
 
@@ -43,15 +41,15 @@ async fn every_reader_sees_the_same_rows() -> Result<(), Box<dyn std::error::Err
         latents.extend(rows(provenance, samples).iter().map(latent_json));
         rejects.extend((samples..samples + 2).map(|index| reject_json(&reject(unit, index))));
         latent_files.push(folder.path().join(dir.latents(unit)?.as_ref()));
-        reject_files.push(folder.path().join(dir.rejects(unit)?.as_ref()));
+        reject_files.push(folder.path().join(dir.rejects(&unit.into())?.as_ref()));
     }
-    let drawn = Arc::new(tables_support::samples::provenance(973));
+    let drawn = Arc::new(crate::support::samples::provenance(973));
     let samples = dir.of::<SamplesIdentity>();
     let (mut sample_rows, mut sample_files) = (Vec::new(), Vec::new());
     for numbers in [0..5, 5..9] {
-        tables_support::samples::write_unit(&samples, &drawn, numbers.clone()).await?;
-        sample_rows.extend(tables_support::samples::rows(&drawn, numbers.clone()).iter().map(sample_json));
-        let path = samples.table(&tables_support::samples::name(numbers))?;
+        crate::support::samples::write_unit(&samples, &drawn, numbers.clone()).await?;
+        sample_rows.extend(crate::support::samples::rows(&drawn, numbers.clone()).iter().map(sample_json));
+        let path = samples.table(&crate::support::samples::name(numbers).as_str().into())?;
         sample_files.push(folder.path().join(path.as_ref()));
     }
     for reader in READERS {
@@ -73,7 +71,7 @@ fn compare(reader: &str, read: &[Value], written: &[Value]) {
 
 /// The rows that one of the readers finds in `files`.
 fn read(root: &Path, python: &Path, reader: &str, files: &[PathBuf]) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
-    let script = root.join("tests/interop/read.py");
+    let script = root.join("tests/python/read.py");
     let output = Command::new(python).arg(script).arg(reader).args(files).env("HF_HUB_OFFLINE", "1").output()?;
     assert!(output.status.success(), "{reader}: {}", text(&output));
     let stdout = String::from_utf8(output.stdout)?;
@@ -93,7 +91,7 @@ fn environment(root: &Path) -> Result<PathBuf, String> {
     }
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
     run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check", "-r"])
         .arg(&requirements))?;
     std::fs::write(&marker, wanted).map_err(|error| error.to_string())?;
     Ok(python)

@@ -1,12 +1,10 @@
 //! The unpickler from outside: what Python writes, what attackers write, and what nobody would write.
 
-mod skip;
+use crate::skip;
 
-mod pytorch;
-
+use crate::pytorch::{Py, attacks, call};
 use imagebart::torch::checkpoint::pickle::{self, Id, Node, Problem, Tree};
 use proptest::prelude::*;
-use pytorch::{Py, attacks, call};
 use std::process::Command;
 
 /// A value as text, cycles cut by `depth`.
@@ -112,7 +110,7 @@ fn attacks_are_refused_by_name_wherever_they_hide() {
         let hidden = Py::Dict(vec![("a".into(), Py::List(vec![Py::Int(1), attack.clone()]))]);
         for value in [attack, hidden] {
             for protocol in [2, 4] {
-                let error = pickle::parse(&pytorch::pickle(&value, protocol)).unwrap_err();
+                let error = pickle::parse(&crate::pytorch::pickle(&value, protocol)).unwrap_err();
                 assert!(
                     matches!(&error.problem, Problem::Refused { callable } if callable == name),
                     "{value:?}: {error}"
@@ -126,11 +124,11 @@ fn attacks_are_refused_by_name_wherever_they_hide() {
 #[test]
 fn classes_that_hold_data_pass_unexecuted() {
     let enumeration = call("builtins", "getattr", vec![Py::Global("my.code", "Color"), "RED".into()]);
-    assert_eq!(shown(&pytorch::pickle(&enumeration, 4)), r#"<builtins.getattr>(<my.code.Color> "RED")"#);
+    assert_eq!(shown(&crate::pytorch::pickle(&enumeration, 4)), r#"<builtins.getattr>(<my.code.Color> "RED")"#);
     let partial = call("functools", "partial", vec![Py::Global("builtins", "print")]);
-    assert_eq!(shown(&pytorch::pickle(&partial, 2)), "<functools.partial>(<builtins.print>)");
-    let config = pytorch::foreign("omegaconf.dictconfig", "DictConfig", vec![("_content".into(), Py::None)]);
-    let text = shown(&pytorch::pickle(&config, 2));
+    assert_eq!(shown(&crate::pytorch::pickle(&partial, 2)), "<functools.partial>(<builtins.print>)");
+    let config = crate::pytorch::foreign("omegaconf.dictconfig", "DictConfig", vec![("_content".into(), Py::None)]);
+    let text = shown(&crate::pytorch::pickle(&config, 2));
     assert_eq!(text, r#"<copyreg._reconstructor>(<omegaconf.dictconfig.DictConfig>) state {"_content":None}"#);
 }
 
@@ -194,9 +192,9 @@ proptest! {
 
     #[test]
     fn truncated_and_altered_pickles_never_panic(cut in 0usize..400, at in 0usize..400, byte: u8) {
-        let mut bytes = pytorch::pickle(&Py::Dict(vec![("state_dict".into(), pytorch::ordered_dict(vec![
-            ("a".into(), pytorch::Storage::floats(0, &[1.0, 2.0]).whole(pytorch::Format::Zip, &[2])),
-            ("b".into(), pytorch::foreign("m", "C", vec![("x".into(), Py::Int(1 << 40))])),
+        let mut bytes = crate::pytorch::pickle(&Py::Dict(vec![("state_dict".into(), crate::pytorch::ordered_dict(vec![
+            ("a".into(), crate::pytorch::Storage::floats(0, &[1.0, 2.0]).whole(crate::pytorch::Format::Zip, &[2])),
+            ("b".into(), crate::pytorch::foreign("m", "C", vec![("x".into(), Py::Int(1 << 40))])),
         ]))]), 2);
         let at = at % bytes.len();
         bytes[at] = byte;

@@ -1,6 +1,6 @@
 //! What the built binary asks of the machine: two of libtorch's libraries, found by RUNPATH, and no CUDA.
 
-mod skip;
+use crate::common::skip;
 
 use imagebart::torch::device::DeviceChoice;
 use std::path::{Path, PathBuf};

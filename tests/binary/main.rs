@@ -1,0 +1,15 @@
+//! The built `imagebart` as its user sees it, one module per command or promise.
+
+mod acceptance;
+mod common;
+mod demo;
+mod edit;
+mod encode;
+mod kill;
+mod linking;
+mod pipelines;
+mod retry;
+mod sample;
+#[path = "../tables/support/mod.rs"]
+mod tables_support;
+mod text;

@@ -1,0 +1,7 @@
+//! The tokenizer and its weights from outside.
+
+mod network;
+#[path = "../skip/mod.rs"]
+mod skip;
+mod tokens;
+mod weights;
