@@ -5,6 +5,7 @@ mod common;
 mod demo;
 mod edit;
 mod encode;
+mod imagenet;
 mod kill;
 mod linking;
 mod pipelines;
