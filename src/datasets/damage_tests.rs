@@ -179,6 +179,13 @@ proptest! {
         check(read("d/x.mds.zstd", damaged(zstd::encode_all(&shard()[..], 1).unwrap(), &changes, cut), mds));
         check(read("d/x.zip", damaged(archive(), &changes, cut), zip));
         check(read("d/x.parquet", damaged(table(), &changes, cut), parquet));
+    }
+
+    #[test]
+    fn damage_within_parts_of_archives_is_reported(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9),
+        cut in proptest::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
         check(read("d/x.tar", damaged(images("n01440764"), &changes, cut), imagenet));
         check(read("d/x.tar", damaged(synsets(), &changes, cut), imagenet));
     }

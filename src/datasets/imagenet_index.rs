@@ -123,7 +123,7 @@ pub(super) async fn store(url: &str, source: &Source, members: &[Place]) {
 
 async fn put(url: &str, index: &Index) -> Result<(), String> {
     let location = Location::open(url).await.map_err(|error| error.to_string())?;
-    let path = location.patterns.first().map(|pattern| Path::parse(pattern)).ok_or("it has no path")?;
+    let path = location.patterns.first().map(Path::parse).ok_or("it has no path")?;
     let path = path.map_err(|error| error.to_string())?;
     let text = serde_json::to_vec(index).map_err(|error| error.to_string())?;
     location.store.put(&path, text.into()).await.map_err(|error| error.to_string())?;
