@@ -30,10 +30,10 @@ pub struct DatasetSection {
     /// Where it is: a local path or a URL (`s3://`, `gs://`, `az://`, `http(s)://`, `file://`), with braces for shards.
     pub url: String,
     /// A file of names, one per line, or FFHQ's metadata and a category of it (`ffhq-dataset-v2.json#training`): only these are
-    /// kept (folders, zip archives).
+    /// kept (folders, zip archives, LMDBs).
     pub list: Option<String>,
     /// Where labels come from: `auto` (what the format itself says), `directory` (folders: the rank of the top directory's
-    /// name), or `none`.
+    /// name; LMDBs: that of the database's), or `none`.
     pub labels: String,
     /// Where captions come from: `auto` (what the format itself says), `json.<key>`, or `none`.
     pub captions: String,

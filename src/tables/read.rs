@@ -126,6 +126,21 @@ impl<I: Run> RowsFile<I> {
         &self.table.info
     }
 
+    /// Rows of each row group, in file order.
+    pub fn groups(&self) -> Vec<u64> {
+        let groups = self.table.builder.metadata().row_groups();
+        groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).collect()
+    }
+
+    /// The rows of one row group, by its number.
+    pub fn rows_of_group(mut self, group: usize) -> Result<BoxStream<'static, Result<I::Row, TableError>>, TableError> {
+        if group >= self.table.builder.metadata().num_row_groups() {
+            return Err(TableError::format(&self.table.path, format!("has no row group {group}")));
+        }
+        self.table.builder = self.table.builder.with_row_groups(vec![group]);
+        self.rows()
+    }
+
     /// The rows as Arrow batches of at most `rows` rows. Row groups are read one at a time.
     pub fn batches(self, rows: usize) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
         self.table.batches(rows)
@@ -205,6 +220,11 @@ impl<I: Run> TableReader<I> {
         &self.provenance
     }
 
+    /// Where they are, for messages.
+    pub fn place(&self) -> String {
+        self.dir.place()
+    }
+
     /// The files that are there.
     pub fn files(&self) -> &[UnitFile] {
         &self.files
@@ -254,7 +274,7 @@ struct ObjectReader {
 
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
+        async move { range_of(&self.store, &self.path, range).await.map_err(external) }.boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
@@ -272,6 +292,15 @@ impl AsyncFileReader for ObjectReader {
         }
         .boxed()
     }
+}
+
+/// A part of an object. As the only one of several ranges, because those are repeated as a whole when their body breaks off.
+pub(super) async fn range_of(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    range: Range<u64>,
+) -> object_store::Result<Bytes> {
+    Ok(store.get_ranges(path, &[range]).await?.pop().unwrap_or_default())
 }
 
 fn external(error: object_store::Error) -> ParquetError {

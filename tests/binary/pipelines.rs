@@ -1,6 +1,6 @@
 //! The pipeline files that come with the program: each loads, and describes the networks of the released models.
 
-use crate::common::{corpus, imagebart, stderr, tokenizer};
+use crate::common::{self, corpus, imagebart, stderr, tokenizer};
 use imagebart::chain::ChainConfig;
 use imagebart::config::{Needs, Pipeline};
 use imagebart::diffusion::Schedule;
@@ -137,6 +137,60 @@ fn every_pipeline_loads_and_dry_runs() {
     let all: BTreeSet<String> = released.chain(["conceptual-captions.toml"]).map(str::to_owned).collect();
     assert_eq!(chains, all);
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0, "a dry run wrote something");
+}
+
+/// The LSUN pipelines as someone starts who has the databases, or the images as files: `--dry-run`, with their place alone.
+#[test]
+fn lsun_pipelines_dry_run_on_the_corpus() {
+    let test = "lsun_pipelines_dry_run_on_the_corpus";
+    let Some(data) = common::corpus("IMAGEBART_DATA_DIR", test) else { return };
+    let root = tempfile::tempdir().unwrap();
+    let weights = root.path().join("tokenizer.safetensors");
+    common::tokenizer(&weights);
+    let weights = format!("tokenizer.weights={}", weights.display());
+    let place = |name: &str| format!("{}/lsun-mini/{name}", data.display());
+    let dry_run = |file: &str, settings: &[String]| {
+        let output = common::imagebart()
+            .args(["--dry-run", "encode", folder().join(file).to_str().unwrap(), "--set", &weights])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
+            .current_dir(root.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{file}: {}", common::stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (file, name) in [
+        ("lsun-bedrooms.toml", "bedroom_train_lmdb"),
+        ("lsun-cats.toml", "cat"),
+        ("lsun-churches.toml", "church_outdoor_train_lmdb"),
+    ] {
+        let url = format!("dataset.url={}", place(name));
+        let text = dry_run(file, std::slice::from_ref(&url));
+        assert!(
+            text.contains("1 units of lsun-lmdb") && text.contains("256 × 256 by pillow-bicubic, 2 row(s)"),
+            "{text}"
+        );
+        let text = dry_run(file, &[url, "dataset.unit_rows=10".to_owned()]);
+        assert!(text.contains(&format!("{name}@000000000-000000010")), "{text}");
+    }
+    let churches = |format: &str, name: &str| {
+        let list = format!("dataset.list={}", place("church_outdoor_train.txt"));
+        dry_run(
+            "lsun-churches.toml",
+            &[
+                format!("dataset.format={format}"),
+                format!("dataset.url={}", place(name)),
+                list,
+                "dataset.unit_rows=10".into(),
+            ],
+        )
+    };
+    // 49 names, as the list has them.
+    let text = churches("folder", "churches/");
+    assert!(text.contains("5 units of folder") && text.contains("files@000000040-000000049"), "{text}");
+    let text = churches("lsun-lmdb", "church_outdoor_train_lmdb");
+    assert!(text.contains("5 units of lsun-lmdb") && text.contains("_lmdb@000000040-000000049"), "{text}");
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "a dry run wrote something");
 }
 
 /// The pipelines of FFHQ and Conceptual Captions plan their work on small copies of the data, in every form of it.

@@ -30,6 +30,7 @@ fn check_of(file: &str) -> Option<(&str, Check)> {
         "tfrecord" => Check::Container(Format::FfhqTfRecord),
         "parquet" => Check::Container(Format::HfParquet),
         "zip" => Check::Container(Format::StyleGanZip),
+        "lmdb" => Check::Container(Format::LsunLmdb),
         _ => return None,
     };
     Some((kind, check))

@@ -10,8 +10,17 @@ mod example;
 mod ffhq;
 mod formats;
 mod img2dataset;
+mod lmdb;
+mod lmdb_damage;
+mod lsun;
 mod messages;
 mod pages;
+#[path = "../python/mod.rs"]
+mod python;
+mod remote;
+#[allow(dead_code)] // Azure's and Google's are for tests/stores.
+#[path = "../stores/servers/mod.rs"]
+mod servers;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod stores;
@@ -35,6 +44,8 @@ fn every_format() -> Vec<Fixture> {
         containers::zips(),
         containers::hf_table(),
         containers::img2dataset_table(),
+        lmdb::databases(),
+        lmdb::listed_databases(),
     ]
 }
 

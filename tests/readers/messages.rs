@@ -106,6 +106,29 @@ async fn tables_that_cannot_be_read_say_what_to_do() {
     assert!(text.contains("none of the 1 shards") && text.contains("_stats.json"), "{text}");
 }
 
+#[tokio::test]
+async fn databases_that_are_not_there_say_what_to_do() {
+    let disk = on_disk(&[
+        ("locked_lmdb/lock.mdb".into(), vec![0; 100]),
+        ("zips/cat.zip".into(), b"PK".to_vec()),
+        ("a/data.mdb".into(), Vec::new()),
+    ]);
+    let root = disk.path().display().to_string();
+    let said = |place: &str, options: DatasetOptions| {
+        let url = format!("{root}/{place}");
+        async move { sentence(Format::LsunLmdb, &url, options).await }
+    };
+    let text = said("locked_lmdb", DatasetOptions::default()).await;
+    assert!(text.contains("has a lock.mdb, but no data.mdb"), "{text}");
+    let text = said("zips", DatasetOptions::default()).await;
+    assert!(text.contains("no LMDB databases at") && text.contains("1 other objects"), "{text}");
+    let text = said("zips/cat.zip", DatasetOptions::default()).await;
+    assert!(text.contains("unzip it"), "{text}");
+    let few = DatasetOptions { labels: Labels::Directory, classes: Some(0), ..DatasetOptions::default() };
+    let text = said("a", few).await;
+    assert!(text.contains("1 databases, but dataset.classes = 0"), "{text}");
+}
+
 /// Whoever points at Conceptual Captions as it is published is told how to fetch its images, with the command that fits.
 #[tokio::test]
 async fn tables_of_captions_are_explained() {
