@@ -5,11 +5,13 @@ mod common;
 mod demo;
 mod edit;
 mod encode;
+mod img2dataset;
 mod kill;
 mod linking;
 mod pipelines;
 mod retry;
 mod sample;
+mod shrink;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
 mod text;

@@ -7,8 +7,14 @@ mod conformance;
 mod containers;
 mod corpora;
 mod example;
+mod ffhq;
 mod formats;
+mod img2dataset;
+mod lmdb;
+mod lmdb_damage;
+mod lsun;
 mod messages;
+mod pages;
 #[path = "../python/mod.rs"]
 mod python;
 mod remote;
@@ -29,6 +35,7 @@ fn every_format() -> Vec<Fixture> {
         formats::webdataset(),
         formats::webdataset_gzip(),
         formats::folder(),
+        formats::folder_with_captions(),
         formats::folder_with_directories(),
         formats::lengths_example(),
         containers::ffhq_records(),
@@ -37,6 +44,8 @@ fn every_format() -> Vec<Fixture> {
         containers::zips(),
         containers::hf_table(),
         containers::img2dataset_table(),
+        lmdb::databases(),
+        lmdb::listed_databases(),
     ]
 }
 

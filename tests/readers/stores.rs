@@ -142,11 +142,17 @@ pub struct Faulty {
     times: u32,
     tried: Mutex<HashMap<(String, Option<u64>), u32>>,
     faults: AtomicU32,
+    requests: AtomicU32,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<InMemory>, fault: Fault, times: u32) -> Faulty {
-        Faulty { inner, fault, times, tried: Mutex::default(), faults: AtomicU32::new(0) }
+        Faulty { inner, fault, times, tried: Mutex::default(), faults: AtomicU32::new(0), requests: AtomicU32::new(0) }
+    }
+
+    /// How many reads and listings were asked for.
+    pub fn requests(&self) -> u32 {
+        self.requests.load(Ordering::SeqCst)
     }
 
     pub fn faults(&self) -> u32 {
@@ -167,6 +173,7 @@ impl Faulty {
     }
 
     async fn get(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         if !self.strikes(location, &options) {
             return self.inner.get_opts(location, options).await;
         }
@@ -209,6 +216,7 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         self.inner.list(prefix)
     }
 
