@@ -3,7 +3,7 @@
 use super::ffhq_list;
 use super::fields::Problem;
 use super::finished;
-use super::imagenet_labels::{Classifier, Mapping};
+use super::imagenet_labels;
 use super::imagenet_split::{Split, keep};
 use super::listing::{Listing, Wanted};
 use super::open::{DatasetOptions, Labels};
@@ -54,7 +54,7 @@ pub struct Folder {
     files: OnceCell<Images>,
 }
 
-/// The files of the dataset, and the class of each, where there are classes.
+/// The files of the dataset.
 #[derive(Debug)]
 struct Images {
     listing: Listing,
@@ -62,7 +62,7 @@ struct Images {
     unfinished: Vec<String>,
 }
 
-/// An image, its class, and what describes it.
+/// An image, and what describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct File {
     image: Source,
@@ -78,7 +78,7 @@ impl File {
 }
 
 impl Folder {
-    /// A reader of the images at `location`; of `options` it uses all but what is ImageNet's.
+    /// A reader of the images at `location`.
     pub fn new(location: Location, options: DatasetOptions) -> Folder {
         Folder { location, options, imagenet: false, files: OnceCell::new() }
     }
@@ -111,39 +111,20 @@ impl Folder {
         }
         let labels = match self.options.labels {
             Labels::Directory => ranks(&images, &directories),
-            Labels::Auto if self.imagenet => self.synsets(&images).await?,
+            Labels::Auto if self.imagenet => {
+                imagenet_labels::of_files(&images, self.options.mapping.as_deref(), &self.location.url).await?
+            }
             Labels::Auto | Labels::None => Vec::new(),
         };
+        let mut labels = labels.into_iter();
         let beside = Beside::new(&listing.beside);
-        let labels = labels.into_iter().map(Some).chain(std::iter::repeat(None));
-        let file = |(image, label): (Source, Option<i32>)| File {
-            sidecars: beside.of(&image.path, &self.options),
-            image,
-            label,
+        let describe = |image: Source| {
+            let (label, sidecars) = (labels.next(), beside.of(&image.path, &self.options));
+            File { image, label, sidecars }
         };
-        let files = images.into_iter().zip(labels).map(file).collect();
+        let files = images.into_iter().map(describe).collect();
         (listing.objects, listing.beside) = Default::default();
         Ok(Images { listing, files, unfinished })
-    }
-
-    /// The classes of ImageNet's images.
-    async fn synsets(&self, files: &[Source]) -> Result<Vec<i32>, DatasetError> {
-        let mapping = match &self.options.mapping {
-            Some(url) => Some(Mapping::read(url).await?),
-            None => None,
-        };
-        let classifier = Classifier { mapping };
-        let mut labels = Vec::with_capacity(files.len());
-        for file in files {
-            labels.push(classifier.class(&file.path).map_err(|why| {
-                let (path, url) = (&file.path, &self.location.url);
-                DatasetError::Config(format!(
-                    "the class of {path} at {url} is not known: {why}. Training images lie in directories named by wnids \
-                     (n01440764); validation images need dataset.mapping; dataset.labels = \"none\" does without classes"
-                ))
-            })?);
-        }
-        Ok(labels)
     }
 
     /// The first directories' names in order; a class is a place in it.
@@ -221,8 +202,8 @@ impl Folder {
             Ok(described) => described,
             Err((reason, message)) => return out.reject(unit, path, path, index, reason, message).await,
         };
-        let (source, key) = (path.clone(), path.clone());
-        out.sample(Sample { source, key, index, label: file.label, caption, image, original }).await
+        let (label, source, key) = (file.label, path.clone(), path.clone());
+        out.sample(Sample { source, key, index, label, caption, image, original }).await
     }
 
     /// The image's bytes and what its sidecars say, from the bytes of all of them.

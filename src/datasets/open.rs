@@ -183,7 +183,7 @@ impl Default for DatasetOptions {
 /// is found by [`Reader::units`].
 ///
 /// ```
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use imagebart::datasets::{DatasetOptions, Format, open};
 /// let reader = open(Format::WebDataset, "/data/shard-{0000..0003}.tar", DatasetOptions::default()).await?;
 /// match reader.units().await {
