@@ -21,6 +21,8 @@ const MIB: f64 = (1 << 20) as f64;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
+    // As the binary does: else the heap's fragments grow with what was read.
+    imagebart::torch::steady_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let cold = drop_caches().is_ok();
     println!("{IMAGES} images of 110 KB a dataset, medians of {ROUNDS}; plain: one thread, read() of 1 MiB");
