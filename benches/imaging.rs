@@ -3,7 +3,7 @@
 //! `cargo bench --bench imaging`. The images are the real ones below `IMAGEBART_DATA_DIR` where that is set, else drawn here.
 //! Rounds of ours and of Pillow's alternate on one pinned core; an image counts with its fastest round.
 
-use imagebart::imaging::{CropMode, Flip, Limits, Preprocess, Resize, Rgb, decode, probe};
+use imagebart::imaging::{CropMode, Flip, Limits, Preprocess, Resize, Rgb, Trim, decode, probe};
 use imagebart::random::{Purpose, RowKey};
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -30,6 +30,7 @@ fn main() {
         crop: CropMode::Center,
         crops: 1,
         flip: Flip::None,
+        trim: Trim::None,
         limits: Limits::default(),
     };
     let row = |crop| RowKey::new(0, "bench", 0, crop);

@@ -178,6 +178,7 @@ fn provenance(codes: u32) -> Provenance {
         max_pixels: 1 << 28,
         max_bytes: 1 << 28,
         min_side: 1,
+        trim: None,
     };
     let identity = Identity {
         format_version: FORMAT_VERSION,

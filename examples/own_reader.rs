@@ -41,7 +41,7 @@ impl LengthPrefixed {
             if image.is_empty() {
                 out.reject(unit, &source, &key, index, Reason::Empty, "the image has no bytes").await?;
             } else {
-                out.sample(Sample { source, key, index, label: None, caption: None, image }).await?;
+                out.sample(Sample { source, key, index, label: None, caption: None, image, original: None }).await?;
             }
         }
         Ok(())

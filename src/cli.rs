@@ -149,6 +149,18 @@ pub enum Command {
         retry_rejects: Option<Vec<String>>,
     },
 
+    /// Keep only the codes that latents use: a smaller tokenizer, and the latents in its terms.
+    ///
+    /// Tokens whose code is not kept get a random one, as in the paper. The latents that are there stay as they are.
+    Shrink {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// Replace a tokenizer and latents that are already there.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
     /// Draw images from a chain: Parquet tables with tokens, images and seeds.
     ///
     /// Work is committed unit by unit. Run the same command again after an interruption: only what is missing is done.

@@ -12,6 +12,7 @@ use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
 use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, import};
 use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
+use imagebart::jobs::shrink::{self, ShrinkOptions};
 use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output};
@@ -67,6 +68,15 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 return Ok(());
             }
             encode(&pipeline, &options, display, cancel).await.map(drop)
+        }
+        Command::Shrink { pipeline, overwrite } => {
+            let pipeline = load_for(Needs::Shrink, &pipeline, [], common)?;
+            if common.dry_run {
+                println!("{}", shrink::describe(&pipeline).await?);
+                return Ok(());
+            }
+            println!("{}", shrink::shrink(&pipeline, &ShrinkOptions { overwrite }).await?);
+            Ok(())
         }
         Command::Sample { pipeline, count, overwrite } => {
             let given = [count.map(|count| format!("sample.count={count}"))];

@@ -44,6 +44,8 @@ pub enum Purpose {
     Redraw,
     /// The forward process: what it is redrawn to.
     Noise,
+    /// The order of training rows.
+    Shuffle,
 }
 
 impl Purpose {
@@ -57,6 +59,7 @@ impl Purpose {
             Purpose::Token => 6,
             Purpose::Redraw => 7,
             Purpose::Noise => 8,
+            Purpose::Shuffle => 9,
         }
     }
 }

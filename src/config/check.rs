@@ -14,7 +14,7 @@ pub(super) fn check(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
 }
 
 fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
-    let Pipeline { dataset, tokenizer, chain, sample, edit, output, .. } = pipeline;
+    let Pipeline { dataset, tokenizer, chain, sample, edit, shrink, output, .. } = pipeline;
     let format = ("dataset.format", dataset.format.is_empty(), "\"folder\", \"webdataset\" or another of the formats");
     let url = ("dataset.url", dataset.url.is_empty(), "where the images are: a local path or a URL");
     let weights = ("tokenizer.weights", tokenizer.weights.is_empty(), "the VQGAN's .safetensors file");
@@ -23,9 +23,11 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
     let count = ("sample.count", sample.count.is_none(), "how many images to draw, or give --count");
     let images = ("edit.images", edit.images.is_empty(), "the folder of the images to edit, or give --images");
     let masks = ("edit.masks", edit.masks.is_empty(), "the folder of their masks, or give --masks");
+    let to = ("shrink.to", shrink.to.is_empty(), "where the remapped latents go: a local path or a URL");
     let tables = ("output.url", output.url.is_empty(), "where the tables go: a local path or a URL");
     let needed = match needs {
         Needs::Encode => vec![format, url, weights, tables],
+        Needs::Shrink => vec![weights, tables, to],
         Needs::Sample => vec![model, count, tables],
         Needs::Edit => vec![model, images, masks, tables],
     };
@@ -64,6 +66,7 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     }
     one_of("image.crop", &image.crop, &["center", "random"])?;
     one_of("image.flip", &image.flip, &["none", "both"])?;
+    one_of("image.trim", &image.trim, &["none", "white-border"])?;
     one_of(
         "image.resize",
         &image.resize,

@@ -26,6 +26,8 @@ pub enum ConfigError {
 pub enum Needs {
     /// A dataset, a tokenizer and an output.
     Encode,
+    /// Latents, their tokenizer, and where the smaller ones go.
+    Shrink,
     /// A chain, an output, and how many images.
     Sample,
     /// A chain, an output, images and masks.

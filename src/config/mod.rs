@@ -37,6 +37,6 @@ pub(crate) use load::{nearest, parse_toml};
 pub use sampling::{EditSection, SampleSection};
 pub use sections::{
     ChainSection, ConditionSection, DType, DatasetSection, ImageSection, OutputSection, Pipeline, RunSection,
-    ScaleSection, ScheduleValue, TokenizerSection,
+    ScaleSection, ScheduleValue, ShrinkSection, TokenizerSection,
 };
 pub use values::{Auto, ByteSize, LabelChoice, PerScale};

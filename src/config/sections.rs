@@ -12,6 +12,7 @@ pub struct Pipeline {
     pub dataset: DatasetSection,
     pub image: ImageSection,
     pub tokenizer: TokenizerSection,
+    pub shrink: ShrinkSection,
     pub chain: ChainSection,
     pub condition: ConditionSection,
     pub sample: SampleSection,
@@ -28,7 +29,8 @@ pub struct DatasetSection {
     pub format: String,
     /// Where it is: a local path or a URL (`s3://`, `gs://`, `az://`, `http(s)://`, `file://`), with braces for shards.
     pub url: String,
-    /// A file of names, one per line: only these are kept (folders).
+    /// A file of names, one per line, or FFHQ's metadata and a category of it (`ffhq-dataset-v2.json#training`): only these are
+    /// kept (folders, zip archives, LMDBs).
     pub list: Option<String>,
     /// What tells the classes of ImageNet's validation images: the devkit's archive, `validation_synset.txt`,
     /// `LOC_val_solution.csv`, or files joined with `::`.
@@ -36,7 +38,7 @@ pub struct DatasetSection {
     /// `train` or `val`, where ImageNet's training and validation images lie side by side.
     pub split: Option<String>,
     /// Where labels come from: `auto` (what the format itself says), `directory` (folders: the rank of the top directory's
-    /// name), or `none`.
+    /// name; LMDBs: that of the database's), or `none`.
     pub labels: String,
     /// Where captions come from: `auto` (what the format itself says), `json.<key>`, or `none`.
     pub captions: String,
@@ -76,6 +78,8 @@ pub struct ImageSection {
     pub crops: u32,
     /// `none`, or `both`: the image and its mirror, two rows.
     pub flip: String,
+    /// `none`, or `white-border`: cut off the white bars that img2dataset pads images with to a square.
+    pub trim: String,
     /// Images of more pixels are rejected from their header.
     pub max_pixels: u64,
     /// Images of more bytes are rejected unread.
@@ -93,6 +97,7 @@ impl Default for ImageSection {
             crop: "center".to_owned(),
             crops: 1,
             flip: "none".to_owned(),
+            trim: "none".to_owned(),
             max_pixels: limits.max_pixels,
             max_bytes: ByteSize(limits.max_bytes),
             min_side: limits.min_side,
@@ -116,6 +121,27 @@ pub struct TokenizerSection {
     pub batch_size: Auto<u32>,
     /// `fp32`; `bf16`, which is faster on GPUs but changes a few tokens in a hundred; or `auto`: fp32.
     pub dtype: Auto<DType>,
+}
+
+/// `[shrink]`: a tokenizer with only the codes that are used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShrinkSection {
+    /// A local path or URL; the remapped latents go under it.
+    pub to: String,
+    /// The latents whose codes count as used, by the URL of their output: a validation split, in the paper. Without it, those
+    /// that are remapped.
+    pub count: Option<String>,
+    /// How often a code must stand there to be kept.
+    pub min_count: u64,
+    /// The smaller tokenizer's file. Without it, `<name>-shrunk.safetensors` beside `tokenizer.weights`.
+    pub tokenizer: Option<String>,
+}
+
+impl Default for ShrinkSection {
+    fn default() -> Self {
+        ShrinkSection { to: String::new(), count: None, min_count: 1, tokenizer: None }
+    }
 }
 
 /// Arithmetic of a network.

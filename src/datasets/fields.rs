@@ -12,6 +12,9 @@ pub(super) const CAPTIONS: [&str; 3] = ["txt", "caption", "text"];
 /// Of a sample's name.
 pub(super) const KEYS: [&str; 3] = ["key", "__key__", "name"];
 
+/// Of the size before img2dataset scaled and padded an image.
+pub(super) const ORIGINAL: [&str; 2] = ["original_width", "original_height"];
+
 /// Why a sample cannot be used.
 pub(super) type Problem = (Reason, String);
 
@@ -40,6 +43,18 @@ pub(super) fn label(value: i64, options: &DatasetOptions) -> Result<i32, Problem
         }
         _ => Ok(label),
     }
+}
+
+/// Width and height from numbers, where both are there and make sense.
+pub(super) fn size(width: Option<i64>, height: Option<i64>) -> Option<(u32, u32)> {
+    let side = |number: Option<i64>| u32::try_from(number?).ok().filter(|side| *side > 0);
+    Some((side(width)?, side(height)?))
+}
+
+/// The original size that img2dataset's JSON tells.
+pub(super) fn original_size(json: &serde_json::Value) -> Option<(u32, u32)> {
+    let [width, height] = ORIGINAL.map(|name| json.get(name).and_then(serde_json::Value::as_i64));
+    size(width, height)
 }
 
 /// A caption from bytes, without line ends at its end.

@@ -1,10 +1,14 @@
 //! The folder reader: loose image files, fetched ahead and passed on in order. Its rules are told at [`Folder`].
 
-use super::imagenet_labels::{Classifier, Mapping};
+use super::ffhq_list;
+use super::fields::Problem;
+use super::finished;
+use super::imagenet_labels;
 use super::imagenet_split::{Split, keep};
 use super::listing::{Listing, Wanted};
 use super::open::{DatasetOptions, Labels};
 use super::range_reader::{Object, ReadAhead};
+use super::sidecars::{self, Beside, Sidecars};
 use super::store::Location;
 use super::task::Task;
 use super::{DatasetError, Output, Reader, Sample, Source, Unit};
@@ -31,6 +35,9 @@ const NAMED_IN_MESSAGE: usize = 5;
 ///   entity tag. So a manifest stays small for millions of files, and a file that was added, removed or resized is noticed on
 ///   resume.
 /// - Files are images by their ending, in any case; names that start with a dot are passed over.
+/// - A caption comes from the `.txt` file beside an image, else from `caption` of the `.json` file, as img2dataset writes them.
+///   Where images are named one by one, so must these be: `{0..9}.{jpg,txt}`.
+/// - Of img2dataset's directories `NNNNN/`, those without a `NNNNN_stats.json` beside them are unfinished and passed over.
 /// - With a list file, only the files it names are read: by path relative to the root, else by base name (as in FFHQ's and
 ///   LSUN's lists). The order stays that of the paths. A name that is not there stops the run.
 /// - With [`Labels::Directory`], the class is the rank of the first directory's name among all first directories, those that
@@ -47,15 +54,31 @@ pub struct Folder {
     files: OnceCell<Images>,
 }
 
-/// The files of the dataset, and the class of each, where there are classes.
+/// The files of the dataset.
 #[derive(Debug)]
 struct Images {
     listing: Listing,
-    labels: Vec<i32>,
+    files: Vec<File>,
+    unfinished: Vec<String>,
+}
+
+/// An image, and what describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct File {
+    image: Source,
+    label: Option<i32>,
+    sidecars: Sidecars,
+}
+
+impl File {
+    /// Bytes of all of it.
+    fn size(&self) -> u64 {
+        self.sidecars.files().map(|file| file.size).fold(self.image.size, u64::saturating_add)
+    }
 }
 
 impl Folder {
-    /// A reader of the images at `location`; of `options` it uses all but captions and what is ImageNet's.
+    /// A reader of the images at `location`.
     pub fn new(location: Location, options: DatasetOptions) -> Folder {
         Folder { location, options, imagenet: false, files: OnceCell::new() }
     }
@@ -70,47 +93,38 @@ impl Folder {
     }
 
     async fn find(&self) -> Result<Images, DatasetError> {
-        let mut listing = Listing::find(&self.location, &IMAGES).await?;
+        let mut listing = Listing::find_with(&self.location, &IMAGES, sidecars::endings(&self.options)).await?;
         listing.objects.sort_unstable_by(|a, b| a.path.as_bytes().cmp(b.path.as_bytes()));
         if listing.ignored > 0 {
             tracing::info!(url = %self.location.url, ignored = listing.ignored, "files that are no images");
         }
+        let finished::Shards { finished: mut images, unfinished } = finished::folders(&listing, &self.location).await?;
         if self.imagenet {
-            keep(&mut listing.objects, self.options.split, &self.location.url, Split::of_directory)?;
+            keep(&mut images, self.options.split, &self.location.url, Split::of_directory)?;
         }
         let directories = match self.options.labels {
-            Labels::Directory => self.class_names(&listing.objects)?,
+            Labels::Directory => self.class_names(&images)?,
             Labels::Auto | Labels::None => Vec::new(),
         };
         if let Some(list) = &self.options.list {
-            select(&mut listing.objects, list, &read_list(list).await?)?;
+            select(&mut images, list, &read_list(list).await?)?;
         }
         let labels = match self.options.labels {
-            Labels::Directory => ranks(&listing.objects, &directories),
-            Labels::Auto if self.imagenet => self.synsets(&listing.objects).await?,
+            Labels::Directory => ranks(&images, &directories),
+            Labels::Auto if self.imagenet => {
+                imagenet_labels::of_files(&images, self.options.mapping.as_deref(), &self.location.url).await?
+            }
             Labels::Auto | Labels::None => Vec::new(),
         };
-        Ok(Images { listing, labels })
-    }
-
-    /// The classes of ImageNet's images.
-    async fn synsets(&self, files: &[Source]) -> Result<Vec<i32>, DatasetError> {
-        let mapping = match &self.options.mapping {
-            Some(url) => Some(Mapping::read(url).await?),
-            None => None,
+        let mut labels = labels.into_iter();
+        let beside = Beside::new(&listing.beside);
+        let describe = |image: Source| {
+            let (label, sidecars) = (labels.next(), beside.of(&image.path, &self.options));
+            File { image, label, sidecars }
         };
-        let classifier = Classifier { mapping };
-        let mut labels = Vec::with_capacity(files.len());
-        for file in files {
-            labels.push(classifier.class(&file.path).map_err(|why| {
-                let (path, url) = (&file.path, &self.location.url);
-                DatasetError::Config(format!(
-                    "the class of {path} at {url} is not known: {why}. Training images lie in directories named by wnids \
-                     (n01440764); validation images need dataset.mapping; dataset.labels = \"none\" does without classes"
-                ))
-            })?);
-        }
-        Ok(labels)
+        let files = images.into_iter().map(describe).collect();
+        (listing.objects, listing.beside) = Default::default();
+        Ok(Images { listing, files, unfinished })
     }
 
     /// The first directories' names in order; a class is a place in it.
@@ -136,7 +150,7 @@ impl Folder {
     }
 
     async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
-        let files = &self.files().await?.listing.objects;
+        let files = &self.files().await?.files;
         let rows = usize::try_from(self.options.unit_rows.max(1)).unwrap_or(usize::MAX);
         let mut start = 0;
         let mut units = Vec::with_capacity(files.len() / rows + 1);
@@ -154,7 +168,7 @@ impl Folder {
         let range = unit.range.clone().unwrap_or_default();
         let bounds = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
         let block = bounds
-            .and_then(|(start, end)| files.listing.objects.get(start..end))
+            .and_then(|(start, end)| files.files.get(start..end))
             .ok_or_else(|| DatasetError::Config(format!("{} is no unit of {}", unit.name, self.location.url)))?;
         if unit.sources.first() != Some(&block_source(&unit.name, block)) {
             let detail = "its files are not the ones that were listed".to_owned();
@@ -163,9 +177,7 @@ impl Folder {
         let mut ahead = Ahead { folder: self, files, rest: block.iter(), pending: VecDeque::new(), bytes: 0 };
         for (index, file) in (0u64..).zip(block) {
             let content = ahead.next().await?;
-            let place = usize::try_from(range.start.saturating_add(index)).unwrap_or(usize::MAX);
-            let label = files.labels.get(place).copied();
-            self.send(unit, (index, label), file, content, out).await?;
+            self.send(unit, index, file, content, out).await?;
         }
         Ok(())
     }
@@ -173,27 +185,46 @@ impl Folder {
     async fn send(
         &self,
         unit: &Unit,
-        (index, label): (u64, Option<i32>),
-        file: &Source,
-        content: Option<Bytes>,
+        index: u64,
+        file: &File,
+        content: Option<Vec<Bytes>>,
         out: &Output,
     ) -> Result<(), DatasetError> {
-        let path = &file.path;
-        let Some(image) = content else {
-            let (reason, message) = match file.size {
+        let path = &file.image.path;
+        let described = match content {
+            Some(content) => self.describe(file, content),
+            None => Err(match file.image.size {
                 0 => (Reason::Empty, "the file has no bytes".to_owned()),
                 n => (Reason::TooLarge, format!("the file has {n} bytes, more than {}", self.options.max_bytes)),
-            };
-            return out.reject(unit, path, path, index, reason, message).await;
+            }),
         };
-        let (source, key) = (path.clone(), path.clone());
-        out.sample(Sample { source, key, index, label, caption: None, image }).await
+        let (image, caption, original) = match described {
+            Ok(described) => described,
+            Err((reason, message)) => return out.reject(unit, path, path, index, reason, message).await,
+        };
+        let (label, source, key) = (file.label, path.clone(), path.clone());
+        out.sample(Sample { source, key, index, label, caption, image, original }).await
+    }
+
+    /// The image's bytes and what its sidecars say, from the bytes of all of them.
+    fn describe(&self, file: &File, content: Vec<Bytes>) -> Result<Described, Problem> {
+        file.sidecars.check()?;
+        let (image, sidecars) = content.split_first().ok_or_else(|| (Reason::Empty, "nothing was read".to_owned()))?;
+        let (caption, original) = file.sidecars.describe(sidecars, &self.options)?;
+        Ok((image.clone(), caption, original))
     }
 }
+
+/// Image, caption, original size.
+type Described = (Bytes, Option<String>, Option<(u32, u32)>);
 
 impl Reader for Folder {
     fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>> {
         Box::pin(self.list_units())
+    }
+
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<String>, DatasetError>> {
+        Box::pin(async { Ok(self.files().await?.unfinished.clone()) })
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
@@ -213,15 +244,15 @@ fn ranks(files: &[Source], directories: &[String]) -> Vec<i32> {
 }
 
 /// A block of files as one source: see [`Folder`].
-fn block_source(name: &str, block: &[Source]) -> Source {
+fn block_source(name: &str, block: &[File]) -> Source {
     let mut hash = Sha256::new();
-    for file in block {
+    for file in block.iter().flat_map(|file| [&file.image].into_iter().chain(file.sidecars.files())) {
         hash.update((file.path.len() as u64).to_le_bytes());
         hash.update(file.path.as_bytes());
         hash.update(file.size.to_le_bytes());
     }
     let digest = hex(&hash.finalize());
-    let size = block.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    let size = block.iter().map(File::size).fold(0, u64::saturating_add);
     Source { path: name.to_owned(), size, etag: Some(format!("files-sha256:{digest}")) }
 }
 
@@ -229,18 +260,18 @@ fn block_source(name: &str, block: &[Source]) -> Source {
 struct Ahead<'a> {
     folder: &'a Folder,
     files: &'a Images,
-    rest: std::slice::Iter<'a, Source>,
-    pending: VecDeque<(u64, Option<Task<Bytes>>)>,
+    rest: std::slice::Iter<'a, File>,
+    pending: VecDeque<(u64, Option<Task<Vec<Bytes>>>)>,
     bytes: u64,
 }
 
 impl Ahead<'_> {
-    /// The next file's bytes; `None` for an empty or too large one, which is not fetched.
-    async fn next(&mut self) -> Result<Option<Bytes>, DatasetError> {
+    /// The bytes of the next image and of what lies beside it; `None` for an empty or too large one, which is not fetched.
+    async fn next(&mut self) -> Result<Option<Vec<Bytes>>, DatasetError> {
         let options = &self.folder.options;
         while let Some(file) = self.rest.as_slice().first() {
-            let fetched = file.size > 0 && file.size <= options.max_bytes;
-            let cost = if fetched { file.size } else { 0 };
+            let fetched = file.image.size > 0 && file.image.size <= options.max_bytes;
+            let cost = if fetched { file.size() } else { 0 };
             let room =
                 self.pending.len() < options.parallel_files && self.bytes.saturating_add(cost) <= options.ahead_bytes;
             if !room && !self.pending.is_empty() {
@@ -259,19 +290,33 @@ impl Ahead<'_> {
         }
     }
 
-    fn fetch(&self, file: &Source) -> Result<Task<Bytes>, DatasetError> {
-        let path = self.files.listing.location(&file.path)?;
-        let object = Object::new(self.folder.location.store.clone(), path, file, &self.folder.options.read_ahead);
-        let size = file.size;
-        Ok(Task::spawn(async move { object.get(0..size).await }))
+    fn fetch(&self, file: &File) -> Result<Task<Vec<Bytes>>, DatasetError> {
+        // Sidecars that are too large will be refused unread.
+        let sidecars = file.sidecars.files().filter(|_| file.sidecars.check().is_ok());
+        let mut reads = Vec::new();
+        for source in [&file.image].into_iter().chain(sidecars) {
+            let path = self.files.listing.location(&source.path)?;
+            let object = Object::new(self.folder.location.store.clone(), path, source, &self.folder.options.read_ahead);
+            let size = source.size;
+            reads.push(async move { if size == 0 { Ok(Bytes::new()) } else { object.get(0..size).await } });
+        }
+        Ok(Task::spawn(futures::future::try_join_all(reads)))
     }
 }
 
-/// The text of a list file at a URL or local path: names, one per line, without a byte order mark.
+/// The text of a list file at a URL or local path: names, one per line, without a byte order mark. Of FFHQ's metadata and a
+/// category of it, `ffhq-dataset-v2.json#training`, the names of the images of that category.
 ///
 /// # Errors
 /// [`DatasetError::Config`] when it is not there, not text, or too large for a list.
 pub async fn read_list(list: &str) -> Result<String, DatasetError> {
+    let Some((file, category)) = ffhq_list::split(list) else { return read_text(list).await };
+    let json = read_text(file).await?;
+    ffhq_list::names(&json, category)
+        .map_err(|what| DatasetError::Config(format!("dataset.list = {list}: {file} {what}")))
+}
+
+async fn read_text(list: &str) -> Result<String, DatasetError> {
     let object = single_file("dataset.list", list, MAX_LIST_BYTES).await?;
     let bytes = object.get(0..object.size()).await?;
     let text = std::str::from_utf8(&bytes)
@@ -295,19 +340,29 @@ pub(super) async fn single_file(key: &str, url: &str, limit: u64) -> Result<Obje
 
 /// Keeps the files that the list names.
 fn select(files: &mut Vec<Source>, list: &str, text: &str) -> Result<(), DatasetError> {
+    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let mut keep = named(&paths, "folder", list, text)?.into_iter();
+    files.retain(|_| keep.next().unwrap_or(false));
+    Ok(())
+}
+
+/// Of each of the `paths` in a `place` whether the list with this `text` names it, by path or base name.
+///
+/// # Errors
+/// [`DatasetError::Config`] when a name is not there, or could be several paths.
+pub(super) fn named(paths: &[&str], place: &str, list: &str, text: &str) -> Result<Vec<bool>, DatasetError> {
     let names: HashSet<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if names.is_empty() {
         return Err(DatasetError::Config(format!("dataset.list = {list} names no files")));
     }
-    let paths: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let known: HashSet<&str> = paths.iter().copied().collect();
     let mut by_base: HashMap<&str, Vec<usize>> = HashMap::new();
-    let mut keep = vec![false; files.len()];
-    for (at, file) in files.iter().enumerate() {
-        let path = file.path.as_str();
+    let mut keep = vec![false; paths.len()];
+    for ((at, path), kept) in paths.iter().enumerate().zip(&mut keep) {
         let base = path.rsplit('/').next().unwrap_or(path);
         if names.contains(path) {
-            keep[at] = true;
-        } else if names.contains(base) && !paths.contains(base) {
+            *kept = true;
+        } else if names.contains(base) && !known.contains(base) {
             by_base.entry(base).or_default().push(at);
         }
     }
@@ -317,18 +372,16 @@ fn select(files: &mut Vec<Source>, list: &str, text: &str) -> Result<(), Dataset
             "dataset.list = {list}: {n} files are called {base}; write their paths"
         )));
     }
-    let found = |name: &&str| paths.contains(*name) || by_base.contains_key(*name);
+    let found = |name: &&str| known.contains(*name) || by_base.contains_key(*name);
     let mut missing: Vec<&str> = names.iter().copied().filter(|name| !found(name)).collect();
     if !missing.is_empty() {
         missing.sort_unstable();
         let first = missing[..missing.len().min(NAMED_IN_MESSAGE)].join(", ");
         let (n, of) = (missing.len(), names.len());
-        return Err(DatasetError::Config(format!("{n} of the {of} names in {list} are not in the folder: {first}")));
+        return Err(DatasetError::Config(format!("{n} of the {of} names in {list} are not in the {place}: {first}")));
     }
     by_base.values().flatten().for_each(|at| keep[*at] = true);
-    let mut kept = keep.into_iter();
-    files.retain(|_| kept.next().unwrap_or(false));
-    Ok(())
+    Ok(keep)
 }
 
 #[cfg(test)]

@@ -34,9 +34,20 @@ fn a_list_that_does_not_fit_is_one_sentence() {
 
 #[test]
 fn a_block_knows_its_files() {
-    let base = block_source("n", &files(&["a", "b"]));
+    let of = |paths: &[&str], beside: &[&str]| {
+        let beside = files(beside);
+        let beside = Beside::new(&beside);
+        let options = DatasetOptions::default();
+        let file = |image: Source| File { sidecars: beside.of(&image.path, &options), label: None, image };
+        block_source("n", &files(paths).into_iter().map(file).collect::<Vec<_>>())
+    };
+    let base = of(&["a", "b"], &[]);
     assert_eq!(base.size, 2);
-    assert_ne!(base, block_source("n", &files(&["a", "c"])));
-    assert_ne!(base, block_source("n", &files(&["ab"])));
-    assert_eq!(base, block_source("n", &files(&["a", "b"])));
+    assert_ne!(base, of(&["a", "c"], &[]));
+    assert_ne!(base, of(&["ab"], &[]));
+    assert_eq!(base, of(&["a", "b"], &["c.txt"]));
+    // What describes an image belongs to it.
+    let described = of(&["a", "b"], &["a.txt", "a.json"]);
+    assert_eq!(described.size, 3);
+    assert_ne!(base.etag, described.etag);
 }

@@ -1,12 +1,12 @@
 //! Which class an image of ImageNet has: told by its directory, by its name, or by a file that maps names to synsets.
 
-use super::DatasetError;
 use super::brace::split_list;
 use super::folder::single_file;
 use super::imagenet_synsets::{class_of, is_wnid};
 use super::matlab;
 use super::range_reader::{Object, RangeReader};
 use super::tar::{Tar, TarError};
+use super::{DatasetError, Source};
 use crate::digest::hex;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -77,6 +77,29 @@ impl Classifier {
             (None, None) => Err("nothing tells its class".to_owned()),
         }
     }
+}
+
+/// The class of each of the files at `url`, by a mapping where one is given.
+///
+/// # Errors
+/// [`DatasetError::Config`] for the first file of which nothing tells the class.
+pub(super) async fn of_files(files: &[Source], mapping: Option<&str>, url: &str) -> Result<Vec<i32>, DatasetError> {
+    let classifier = Classifier {
+        mapping: match mapping {
+            Some(mapping) => Some(Mapping::read(mapping).await?),
+            None => None,
+        },
+    };
+    let class = |file: &Source| {
+        classifier.class(&file.path).map_err(|why| {
+            let path = &file.path;
+            DatasetError::Config(format!(
+                "the class of {path} at {url} is not known: {why}. Training images lie in directories named by wnids \
+                 (n01440764); validation images need dataset.mapping; dataset.labels = \"none\" does without classes"
+            ))
+        })
+    };
+    files.iter().map(class).collect()
 }
 
 /// What is said of a wnid that is not among the 1000.

@@ -5,6 +5,7 @@
 //! store.
 
 use super::brace;
+use super::caption_table;
 use super::range_reader::{Object, ReadAhead};
 use super::store::{Location, credentials_hint};
 use super::{DatasetError, Source, Unit};
@@ -27,18 +28,24 @@ const NAMED_IN_MESSAGE: usize = 5;
 pub struct Files {
     location: Location,
     wanted: Wanted,
+    beside: &'static [&'static str],
     listing: OnceCell<Listing>,
 }
 
 impl Files {
     /// The files of kind `wanted` at `location`.
     pub fn new(location: Location, wanted: Wanted) -> Files {
-        Files { location, wanted, listing: OnceCell::new() }
+        Files::with(location, wanted, &[])
+    }
+
+    /// Like [`Files::new`]; also notes what lies beside the files and ends in one of `beside`: see [`Listing::find_with`].
+    pub fn with(location: Location, wanted: Wanted, beside: &'static [&'static str]) -> Files {
+        Files { location, wanted, beside, listing: OnceCell::new() }
     }
 
     /// The files; the store is asked once.
     pub async fn listing(&self) -> Result<&Listing, DatasetError> {
-        self.listing.get_or_try_init(|| Listing::find(&self.location, &self.wanted)).await
+        self.listing.get_or_try_init(|| Listing::find_with(&self.location, &self.wanted, self.beside)).await
     }
 
     /// One work unit per file, named by its path.
@@ -80,6 +87,11 @@ pub struct Listing {
     pub objects: Vec<Source>,
     /// How many listed objects were passed over because they are of another kind.
     pub ignored: u64,
+    /// The paths, relative to the root, and the sizes of what was listed and describes the objects: see
+    /// [`Listing::find_with`].
+    pub beside: Vec<Source>,
+    /// The directories that were listed whole, from the top of the store.
+    listed: Vec<String>,
 }
 
 /// What kind of objects a format reads.
@@ -103,13 +115,24 @@ impl Wanted {
 impl Listing {
     /// Finds the objects `location` stands for. An empty result, or a missing object, is a [`DatasetError::Config`].
     pub async fn find(location: &Location, wanted: &Wanted) -> Result<Listing, DatasetError> {
-        let mut found =
-            Finder { location, wanted, metas: Vec::new(), roots: Vec::new(), named: Vec::new(), ignored: 0 };
+        Listing::find_with(location, wanted, &[]).await
+    }
+
+    /// Like [`Listing::find`]; also notes the objects that end in one of `beside`, lower case, wherever they are in the
+    /// directories that are listed. Where objects are named one by one, so must these be.
+    pub async fn find_with(
+        location: &Location,
+        wanted: &Wanted,
+        beside: &'static [&'static str],
+    ) -> Result<Listing, DatasetError> {
+        let mut found = Finder::new(location, wanted, beside);
         for part in &location.patterns {
             found.part(part).await?;
         }
         found.heads().await?;
-        let Finder { metas, roots, ignored, .. } = found;
+        found.refuse_captions().await?;
+        found.set_apart();
+        let Finder { metas, roots, ignored, described, listed, .. } = found;
         let root = common_directory(&roots);
         let strip = if root.is_empty() { 0 } else { root.len() + 1 };
         let mut seen = HashSet::new();
@@ -127,7 +150,25 @@ impl Listing {
             let passed = if ignored > 0 { format!("; {ignored} other objects are there") } else { String::new() };
             return Err(DatasetError::Config(format!("no {what} at {url} (looked for {endings}){passed}")));
         }
-        Ok(Listing { root, objects, ignored })
+        let described = described.into_iter().map(|meta| Source {
+            path: meta.location.as_ref().get(strip..).unwrap_or_default().to_owned(),
+            size: meta.size,
+            etag: None,
+        });
+        Ok(Listing { root, objects, ignored, beside: described.collect(), listed })
+    }
+
+    /// Whether everything in `directory`, relative to the root, was listed: then what is not in [`Listing::beside`] is not
+    /// there.
+    pub(super) fn saw(&self, directory: &str) -> bool {
+        let full = match (self.root.as_str(), directory) {
+            ("", directory) => directory.to_owned(),
+            (root, "") => root.to_owned(),
+            (root, directory) => format!("{root}/{directory}"),
+        };
+        let holds =
+            |top: &str| top.is_empty() || full.strip_prefix(top).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+        self.listed.iter().any(|top| holds(top))
     }
 
     /// Where an object of this listing lies in its store.
@@ -157,6 +198,11 @@ fn refused(location: &Location, source: object_store::Error) -> DatasetError {
 struct Finder<'a> {
     location: &'a Location,
     wanted: &'a Wanted,
+    beside: &'static [&'static str],
+    described: Vec<ObjectMeta>,
+    listed: Vec<String>,
+    /// The first listed object that may be a table of captions and URLs.
+    table: Option<ObjectMeta>,
     metas: Vec<ObjectMeta>,
     roots: Vec<String>,
     /// Objects named explicitly: (position in `metas`' order, path). Their sizes are asked for at the end, many at a time.
@@ -164,7 +210,13 @@ struct Finder<'a> {
     ignored: u64,
 }
 
-impl Finder<'_> {
+impl<'a> Finder<'a> {
+    fn new(location: &'a Location, wanted: &'a Wanted, beside: &'static [&'static str]) -> Finder<'a> {
+        let (described, listed, table) = Default::default();
+        let (metas, roots, named) = Default::default();
+        Finder { location, wanted, beside, described, listed, table, metas, roots, named, ignored: 0 }
+    }
+
     async fn part(&mut self, part: &str) -> Result<(), DatasetError> {
         let url = &self.location.url;
         let expanded = brace::expand(part, MAX_NAMES).map_err(|e| DatasetError::Config(format!("{url}: {e}")))?;
@@ -196,6 +248,7 @@ impl Finder<'_> {
     async fn prefix(&mut self, prefix: &str) -> Result<bool, DatasetError> {
         let all = self.list(prefix).await?;
         let any = !all.is_empty();
+        self.note(prefix, &all);
         self.keep(all);
         Ok(any)
     }
@@ -205,6 +258,7 @@ impl Finder<'_> {
         let directory = literal.rsplit_once('/').map_or("", |(directory, _)| directory);
         let below = format!("{}/**", pattern.trim_end_matches('/'));
         let mut all = self.list(directory).await?;
+        self.note(directory, &all);
         all.retain(|meta| {
             let path = meta.location.as_ref().as_bytes();
             glob_matches(pattern.as_bytes(), path) || glob_matches(below.as_bytes(), path)
@@ -228,6 +282,48 @@ impl Finder<'_> {
         };
         all.sort_unstable_by(|a, b| a.location.as_ref().as_bytes().cmp(b.location.as_ref().as_bytes()));
         Ok(all)
+    }
+
+    /// Takes the named objects that only describe others out of the dataset.
+    fn set_apart(&mut self) {
+        let describes = |meta: &ObjectMeta| {
+            let name = meta.location.as_ref().to_ascii_lowercase();
+            self.beside.iter().any(|ending| name.ends_with(ending)) && !self.wanted.matches(&name)
+        };
+        let (described, metas): (Vec<_>, Vec<_>) = std::mem::take(&mut self.metas).into_iter().partition(describes);
+        self.metas = metas;
+        self.described.extend(described);
+    }
+
+    /// Remembers what a listing of `directory` tells besides the wanted objects.
+    fn note(&mut self, directory: &str, all: &[ObjectMeta]) {
+        self.listed.push(directory.trim_end_matches('/').to_owned());
+        for meta in all {
+            let name = meta.location.as_ref().to_ascii_lowercase();
+            if self.beside.iter().any(|ending| name.ends_with(ending)) {
+                self.described.push(meta.clone());
+            } else if self.table.is_none() && caption_table::is_named_so(&name) {
+                self.table = Some(meta.clone());
+            }
+        }
+    }
+
+    /// Where there is nothing but tables of captions and URLs, says what to do with them.
+    async fn refuse_captions(&self) -> Result<(), DatasetError> {
+        // A list file may be called anything.
+        if self.wanted.extensions.is_empty() {
+            return Ok(());
+        }
+        let table = match &self.metas[..] {
+            [] => self.table.as_ref(),
+            metas => {
+                metas.first().filter(|_| metas.iter().all(|meta| caption_table::is_named_so(meta.location.as_ref())))
+            }
+        };
+        match table {
+            Some(table) => caption_table::refuse(self.location, table).await,
+            None => Ok(()),
+        }
     }
 
     fn keep(&mut self, all: Vec<ObjectMeta>) {

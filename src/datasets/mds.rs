@@ -255,7 +255,7 @@ impl Reading<'_> {
             let image = self.image(&columns[wanted.image.0], wanted.image.1)?;
             let label = wanted.label.map(|(at, encoding)| self.label(&columns[at], encoding)).transpose()?;
             let caption = wanted.caption.map(|at| fields::caption(&columns[at], "caption")).transpose()?;
-            Ok(Sample { source: String::new(), key: String::new(), index: 0, label, caption, image })
+            Ok(Sample { source: String::new(), key: String::new(), index: 0, label, caption, image, original: None })
         };
         (key, result())
     }

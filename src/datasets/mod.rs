@@ -5,7 +5,9 @@
 
 mod bitmap;
 mod brace;
+mod caption_table;
 mod example;
+mod ffhq_list;
 mod fields;
 mod finished;
 mod folder;
@@ -16,10 +18,17 @@ mod imagenet_synsets;
 mod imagenet_tar;
 mod input;
 mod listing;
+mod lmdb_names;
+mod lmdb_page;
+mod lmdb_pages;
+mod lmdb_rows;
+mod lmdb_tree;
+mod lsun_lmdb;
 mod matlab;
 mod mds;
 mod mds_index;
 mod open;
+mod page_sizes;
 mod parquet;
 mod parquet_columns;
 mod parquet_source;
@@ -27,8 +36,10 @@ mod plain;
 mod range_reader;
 mod recent;
 mod samples;
+mod sidecars;
 mod store;
 mod stylegan_zip;
+mod tally;
 mod tar;
 mod tar_parts;
 mod task;
@@ -37,17 +48,20 @@ mod webdataset;
 mod zip_directory;
 
 pub use brace::{BraceError, expand, split_list};
+pub use caption_table::{CaptionTable, ColumnOrder, TableLine};
 pub use folder::{Folder, IMAGES, read_list};
 pub use imagenet_labels::Mapping;
 pub use imagenet_split::Split;
 pub use imagenet_tar::ImageNetTar;
 pub use listing::{Files, Listing, Wanted};
+pub use lsun_lmdb::LsunLmdb;
 pub use mds::Mds;
 pub use open::{Captions, DatasetOptions, Format, Labels, open};
 pub use parquet::{ParquetImages, Table};
 pub use range_reader::{Object, RangeReader, ReadAhead};
 pub use store::Location;
 pub use stylegan_zip::StyleGanZip;
+pub use tally::NotDownloaded;
 pub use tfrecord::{Records, TfRecord};
 pub use webdataset::WebDataset;
 
@@ -95,6 +109,9 @@ pub struct Sample {
     pub caption: Option<String>,
     /// The image file's bytes, of any format.
     pub image: Bytes,
+    /// Width and height before img2dataset scaled and padded it, where that is recorded and
+    /// [`DatasetOptions::original_sizes`] asks for it.
+    pub original: Option<(u32, u32)>,
 }
 
 /// What a reader finds in a unit, in the unit's order.
@@ -129,13 +146,20 @@ pub enum DatasetError {
 #[derive(Clone, Debug)]
 pub struct Output {
     sender: async_channel::Sender<Entry>,
+    not_downloaded: NotDownloaded,
 }
 
 impl Output {
     /// An output and the receiving end of its channel, which holds at most `capacity` entries.
     pub fn channel(capacity: usize) -> (Output, async_channel::Receiver<Entry>) {
         let (sender, receiver) = async_channel::bounded(capacity.max(1));
-        (Output { sender }, receiver)
+        (Output { sender, not_downloaded: NotDownloaded::default() }, receiver)
+    }
+
+    /// Rows of the dataset that never held an image, because it could not be fetched: neither samples nor rejects, but
+    /// counted here.
+    pub fn not_downloaded(&self) -> &NotDownloaded {
+        &self.not_downloaded
     }
 
     /// Passes a sample on.
@@ -186,6 +210,12 @@ impl Output {
 pub trait Reader: Send + Sync {
     /// All work units of the dataset, in the dataset's order: the same names on every store.
     fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>>;
+
+    /// Shards that are no units, because the program that makes them has not finished them (it was killed, or still runs):
+    /// their paths, for the run's summary.
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<String>, DatasetError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
 
     /// Reads one unit into `out`, in order. What can be read is sent even where the rest is broken; an error means that the
     /// unit must be tried again as a whole.

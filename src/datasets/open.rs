@@ -4,6 +4,7 @@ use super::folder::Folder;
 use super::imagenet_split::Split;
 use super::imagenet_synsets::CLASSES;
 use super::imagenet_tar::ImageNetTar;
+use super::lsun_lmdb::LsunLmdb;
 use super::mds::Mds;
 use super::parquet::{ParquetImages, Table};
 use super::range_reader::ReadAhead;
@@ -38,11 +39,13 @@ pub enum Format {
     HfParquet,
     /// img2dataset's Parquet shards.
     Img2datasetParquet,
+    /// LMDB databases of encoded images, as LSUN's.
+    LsunLmdb,
 }
 
 impl Format {
     /// All formats with the names that pipelines give them.
-    pub const ALL: [(&'static str, Format); 10] = [
+    pub const ALL: [(&'static str, Format); 11] = [
         ("folder", Format::Folder),
         ("imagenet-tar", Format::ImageNetTar),
         ("imagenet-folder", Format::ImageNetFolder),
@@ -53,6 +56,7 @@ impl Format {
         ("stylegan-zip", Format::StyleGanZip),
         ("hf-parquet", Format::HfParquet),
         ("img2dataset-parquet", Format::Img2datasetParquet),
+        ("lsun-lmdb", Format::LsunLmdb),
     ];
 }
 
@@ -72,10 +76,11 @@ impl FromStr for Format {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Labels {
     /// What the format itself says: `cls` or the JSON's `label` in WebDataset, a column or field `label` or `cls` in tables,
-    /// `dataset.json` in zip archives, synsets in ImageNet, nothing in folders.
+    /// `dataset.json` in zip archives, synsets in ImageNet, nothing in folders and LMDBs.
     #[default]
     Auto,
-    /// Folders: the rank of the first directory's name among all of them, in bytewise order.
+    /// Folders: the rank of the first directory's name among all of them, in bytewise order. LMDBs: that of the database's
+    /// name.
     Directory,
     /// No classes, even where there are some.
     None,
@@ -94,10 +99,11 @@ impl FromStr for Labels {
     }
 }
 
-/// Where captions come from. Folders and zip archives have none.
+/// Where captions come from. Zip archives and LMDBs have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Captions {
-    /// WebDataset: `txt`, else the JSON's `caption`; tables: the column or field `txt`, `caption` or `text`.
+    /// WebDataset: `txt`, else the JSON's `caption`; folders: those of the `.txt` and `.json` files beside an image; tables: the
+    /// column or field `txt`, `caption` or `text`.
     #[default]
     Auto,
     /// No captions, even where there are some.
@@ -122,7 +128,8 @@ impl FromStr for Captions {
 /// What a reader needs to know besides format and URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetOptions {
-    /// Folders, ImageNet's too: a URL or path of a file with one name per line; only these images are read.
+    /// Folders (ImageNet's too), zip archives and LMDBs: a URL or path of a file with one name per line, or of FFHQ's metadata and
+    /// a category of it (`ffhq-dataset-v2.json#training`); only these images are read.
     pub list: Option<String>,
     /// ImageNet: a URL or path of a file, or of several joined with `::`, that tells the classes of validation images: see
     /// [`Mapping`](super::Mapping).
@@ -138,11 +145,14 @@ pub struct DatasetOptions {
     pub classes: Option<u32>,
     /// Where captions come from.
     pub captions: Captions,
-    /// The largest encoded image, in bytes; larger ones are passed over and rejected as `too_large`.
+    /// Whether [`Sample::original`](super::Sample::original) is wanted, which takes reading JSON files and fields.
+    pub original_sizes: bool,
+    /// The largest encoded image, in bytes; larger ones are passed over and rejected as `too_large`. A page of a Parquet file,
+    /// which holds many, may have 16 times as many.
     pub max_bytes: u64,
     /// How many images make a work unit, where a unit is a block of files or a slice of a file. Part of the dataset's selection: other units have other names.
     pub unit_rows: u64,
-    /// Folders: how many files are asked for at a time, and how many bytes of them wait at most.
+    /// Folders and LMDBs: how many images are asked for at a time, and how many bytes of them wait at most.
     pub parallel_files: usize,
     pub ahead_bytes: u64,
     /// All but folders: ranged GETs, their number and repetition.
@@ -159,6 +169,7 @@ impl Default for DatasetOptions {
             labels: Labels::Auto,
             classes: None,
             captions: Captions::Auto,
+            original_sizes: false,
             max_bytes: 64 << 20,
             unit_rows: 5000,
             parallel_files: 16,
@@ -195,14 +206,19 @@ pub async fn open(format: Format, url: &str, options: DatasetOptions) -> Result<
         Format::StyleGanZip => Arc::new(StyleGanZip::new(location, options)),
         Format::HfParquet => Arc::new(ParquetImages::new(location, Table::HuggingFace, options)),
         Format::Img2datasetParquet => Arc::new(ParquetImages::new(location, Table::Img2dataset, options)),
+        Format::LsunLmdb => Arc::new(LsunLmdb::new(location, options)),
     })
 }
 
 fn check(format: Format, options: &DatasetOptions) -> Result<(), DatasetError> {
     let refuse = |sentence: &str| Err(DatasetError::Config(sentence.to_owned()));
     let imagenet = matches!(format, Format::ImageNetTar | Format::ImageNetFolder);
-    if !matches!(format, Format::Folder | Format::ImageNetFolder) && options.list.is_some() {
-        return refuse("dataset.list works with format = \"folder\" and \"imagenet-folder\" only");
+    let lists = matches!(format, Format::Folder | Format::ImageNetFolder | Format::StyleGanZip | Format::LsunLmdb);
+    if !lists && options.list.is_some() {
+        return refuse(
+            "dataset.list works with format = \"folder\", \"imagenet-folder\", \"stylegan-zip\" and \"lsun-lmdb\" only: other \
+             formats have no names to choose by",
+        );
     }
     if !imagenet && (options.mapping.is_some() || options.split.is_some()) {
         return refuse("dataset.mapping and dataset.split work with \"imagenet-tar\" and \"imagenet-folder\" only");
@@ -210,8 +226,8 @@ fn check(format: Format, options: &DatasetOptions) -> Result<(), DatasetError> {
     if imagenet && options.labels != Labels::None && options.classes.is_some_and(|classes| classes < CLASSES) {
         return refuse("dataset.classes must be 1000: ImageNet's classes are ranks among all 1000 synsets");
     }
-    if format != Format::Folder && options.labels == Labels::Directory {
-        return refuse("dataset.labels = \"directory\" works with format = \"folder\" only");
+    if !matches!(format, Format::Folder | Format::LsunLmdb) && options.labels == Labels::Directory {
+        return refuse("dataset.labels = \"directory\" works with format = \"folder\" and \"lsun-lmdb\" only");
     }
     if options.unit_rows == 0 {
         return refuse("dataset.unit_rows must be at least 1");

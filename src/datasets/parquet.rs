@@ -1,7 +1,7 @@
 //! The reader of images in Parquet files. Its rules are told at [`ParquetImages`].
 
 use super::fields::Problem;
-use super::finished::finished;
+use super::finished::{self, Shards};
 use super::listing::{Files, Wanted};
 use super::open::DatasetOptions;
 use super::parquet_columns::{Columns, Row};
@@ -15,10 +15,11 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use std::collections::BTreeMap;
+use parquet::file::metadata::ColumnChunkMetaData;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tokio::sync::OnceCell;
 
 const FILES: Wanted = Wanted { what: "Parquet files", extensions: &[".parquet"] };
 /// About how many bytes of a row group are decoded at a time, and at most how many rows.
@@ -26,6 +27,11 @@ const BATCH_BYTES: u64 = 4 << 20;
 const BATCH_ROWS: u64 = 256;
 /// How many files' footers are read at a time when units are listed.
 const PARALLEL_FILES: usize = 8;
+/// A page may have this many times the bytes of the largest image that is accepted: writers make pages of 1 MiB, or of as many
+/// images as they are given at once.
+const PAGE_IMAGES: u64 = 16;
+/// What page headers and dictionaries may take beside what a footer says of a column.
+const PAGE_SLACK: u64 = 1 << 20;
 
 /// Who wrote a Parquet file of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +56,12 @@ pub enum Table {
 ///   `bad_label`.
 /// - Damage within a row group costs what is left of that group: one reject. A file without a good footer is one reject.
 /// - img2dataset's files without a `_stats.json` are unfinished and passed over. Rows whose `status` is not `success` hold no
-///   image and never did: they are no samples, take no index, and are no rejects, but are counted in the log by status.
+///   image and never did: they are no samples, take no index, and are no rejects, but are counted by status in
+///   [`Output::not_downloaded`].
 #[derive(Debug)]
 pub struct ParquetImages {
     files: Files,
+    shards: OnceCell<Shards>,
     table: Table,
     options: DatasetOptions,
     footers: Recent<Result<File, Problem>>,
@@ -71,7 +79,20 @@ struct File {
 impl ParquetImages {
     /// A reader of the files at `location`; of `options` it uses labels, classes, captions, limits, unit rows and read-ahead.
     pub fn new(location: Location, table: Table, options: DatasetOptions) -> ParquetImages {
-        ParquetImages { files: Files::new(location, FILES), table, options, footers: Recent::default() }
+        let files = Files::with(location, FILES, finished::BESIDE);
+        ParquetImages { files, shards: OnceCell::new(), table, options, footers: Recent::default() }
+    }
+
+    async fn shards(&self) -> Result<&Shards, DatasetError> {
+        let find = || async {
+            match self.table {
+                Table::HuggingFace => {
+                    Ok(Shards { finished: self.files.listing().await?.objects.clone(), unfinished: Vec::new() })
+                }
+                Table::Img2dataset => finished::required(&self.files).await,
+            }
+        };
+        self.shards.get_or_try_init(find).await
     }
 
     /// The names of the classes, in order, as the first file tells them; none if it does not.
@@ -109,10 +130,7 @@ impl ParquetImages {
     }
 
     async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
-        let files = match self.table {
-            Table::HuggingFace => self.files.listing().await?.objects.clone(),
-            Table::Img2dataset => finished(&self.files).await?,
-        };
+        let files = self.shards().await?.finished.clone();
         let mut units = Vec::with_capacity(files.len());
         for file in files {
             units.push(self.units_of(file));
@@ -147,9 +165,10 @@ impl ParquetImages {
         let (sender, receiver) = async_channel::bounded(1);
         let (options, ahead) = (self.options.clone(), &self.options.read_ahead);
         let (block, parallel) = (ahead.chunk, ahead.parallel);
+        let pages = self.options.max_bytes.saturating_mul(PAGE_IMAGES);
         let thread = tokio::task::spawn_blocking(move || match file.as_ref() {
             Ok(file) => {
-                let remote = Remote::new(file.object.clone(), block, parallel, sender.clone());
+                let remote = Remote::new(file.object.clone(), block, parallel, pages, sender.clone());
                 read_groups(file, remote, &rows, &options, &sender)
             }
             Err(_) => Ok(()),
@@ -168,6 +187,10 @@ impl ParquetImages {
 impl Reader for ParquetImages {
     fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>> {
         Box::pin(self.list_units())
+    }
+
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<String>, DatasetError>> {
+        Box::pin(async { Ok(self.shards().await?.unfinished.clone()) })
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
@@ -266,7 +289,12 @@ fn read_group(
     let roots: Vec<usize> =
         file.columns.names().filter_map(|name| file.metadata.schema().fields().find(name)).map(|(at, _)| at).collect();
     let mask = ProjectionMask::roots(file.metadata.parquet_schema(), roots);
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(remote.clone(), file.metadata.clone())
+    // No page is larger than its column, in the file or unpacked; some writers count a little less than there is.
+    let column = |column: &ColumnChunkMetaData| column.uncompressed_size().max(column.compressed_size());
+    let largest = of_group.columns().iter().map(column).max().unwrap_or(0);
+    let pages = u64::try_from(largest).unwrap_or(0).saturating_mul(2).saturating_add(PAGE_SLACK);
+    let remote = remote.with_pages_below(pages);
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(remote, file.metadata.clone())
         .with_row_groups(vec![group])
         .with_projection(mask)
         .with_batch_size(batch as usize)
@@ -289,7 +317,6 @@ async fn send(
     out: &Output,
 ) -> Result<(), DatasetError> {
     let mut index = 0;
-    let mut failed: BTreeMap<String, u64> = BTreeMap::new();
     while let Ok(found) = found.recv().await {
         let (first, rows) = match found {
             Found::Rows(first, rows) => (first, rows),
@@ -304,22 +331,19 @@ async fn send(
             let named = |key: Option<String>| key.unwrap_or_else(|| number.to_string());
             match row {
                 Row::Failed { status } => {
-                    *failed.entry(status).or_default() += 1;
+                    out.not_downloaded().add(&status, 1);
                     continue;
                 }
                 Row::Bad { key, problem: (reason, message) } => {
                     out.reject(unit, source, &named(key), index, reason, message).await?;
                 }
-                Row::Sample { key, image, label, caption } => {
+                Row::Sample { key, image, label, caption, original } => {
                     let (source, key) = (source.to_owned(), named(key));
-                    out.sample(Sample { source, key, index, label, caption, image }).await?;
+                    out.sample(Sample { source, key, index, label, caption, image, original }).await?;
                 }
             }
             index += 1;
         }
-    }
-    if !failed.is_empty() {
-        tracing::info!(unit = unit.name, ?failed, "rows that img2dataset could not make, by status");
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(super) struct Columns {
     pub(super) caption: Option<String>,
     pub(super) key: Option<String>,
     pub(super) status: Option<String>,
+    /// Width and height before img2dataset's scaling.
+    pub(super) original: Option<[String; 2]>,
     /// The names of the classes, where the file tells them.
     pub(super) classes: Vec<String>,
 }
@@ -28,9 +30,20 @@ pub(super) struct Columns {
 /// A row: a sample's parts, what is wrong with it, or one that img2dataset says it failed to make.
 #[derive(Debug)]
 pub(super) enum Row {
-    Sample { key: Option<String>, image: Bytes, label: Option<i32>, caption: Option<String> },
-    Bad { key: Option<String>, problem: Problem },
-    Failed { status: String },
+    Sample {
+        key: Option<String>,
+        image: Bytes,
+        label: Option<i32>,
+        caption: Option<String>,
+        original: Option<(u32, u32)>,
+    },
+    Bad {
+        key: Option<String>,
+        problem: Problem,
+    },
+    Failed {
+        status: String,
+    },
 }
 
 /// The features that `datasets` notes in the file's metadata.
@@ -99,13 +112,19 @@ impl Columns {
             Table::Img2dataset => (first(&["key"], &is_text), first(&["status"], &is_text)),
             Table::HuggingFace => (first(&fields::KEYS, &is_text), None),
         };
-        Ok(Columns { image, label, caption, key, status, classes })
+        let sizes = fields::ORIGINAL.map(|name| first(&[name], &|kind: &DataType| kind.is_integer()));
+        let original = match sizes {
+            [Some(width), Some(height)] if options.original_sizes => Some([width, height]),
+            _ => None,
+        };
+        Ok(Columns { image, label, caption, key, status, original, classes })
     }
 
     /// All of them.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let others = [&self.label, &self.caption, &self.key, &self.status];
-        [self.image.as_str()].into_iter().chain(others.into_iter().flatten().map(String::as_str))
+        let others = others.into_iter().flatten().chain(self.original.iter().flatten());
+        [self.image.as_str()].into_iter().chain(others.map(String::as_str))
     }
 
     /// The rows of a batch.
@@ -136,6 +155,7 @@ struct Parts {
     caption: Option<BinaryArray>,
     key: Option<BinaryArray>,
     status: Option<BinaryArray>,
+    original: Option<[Int64Array; 2]>,
 }
 
 impl Parts {
@@ -149,16 +169,26 @@ impl Parts {
             Some(both) => (both.column_by_name("bytes").ok_or_else(missing)?, both.column_by_name("path"), Some(image)),
             None => (image, None, None),
         };
-        let label = named(&columns.label).map(|array| cast(array, &DataType::Int64)).transpose()?;
+        let integers = |array: &ArrayRef| Ok::<_, ArrowError>(cast(array, &DataType::Int64)?.as_primitive().clone());
+        let label = named(&columns.label).map(integers).transpose()?;
+        let original = match &columns.original {
+            Some(names) => names.each_ref().map(|name| batch.column_by_name(name)),
+            None => [None, None],
+        };
+        let original = match original {
+            [Some(width), Some(height)] => Some([integers(width)?, integers(height)?]),
+            _ => None,
+        };
         let path = path.filter(|path| is_text(path.data_type()));
         Ok(Parts {
             image: binary(bytes)?,
             nulls: nulls.cloned(),
             path: path.map(binary).transpose()?,
-            label: label.map(|array| array.as_primitive().clone()),
+            label,
             caption: text(&columns.caption)?,
             key: text(&columns.key)?,
             status: text(&columns.status)?,
+            original,
         })
     }
 
@@ -168,7 +198,7 @@ impl Parts {
         }
         let key = value(&self.key, row).or_else(|| value(&self.path, row)).filter(|key| !key.is_empty()).map(readable);
         match self.sample(row, columns, options) {
-            Ok((image, label, caption)) => Row::Sample { key, image, label, caption },
+            Ok((image, label, caption)) => Row::Sample { key, image, label, caption, original: self.original(row) },
             Err(problem) => Row::Bad { key, problem },
         }
     }
@@ -191,6 +221,12 @@ impl Parts {
         let label = self.label(row, columns, options)?;
         let caption = value(&self.caption, row).map(|text| fields::caption(text, "caption")).transpose()?;
         Ok((Bytes::copy_from_slice(image), label, caption))
+    }
+
+    fn original(&self, row: usize) -> Option<(u32, u32)> {
+        let [width, height] = self.original.as_ref()?;
+        let side = |array: &Int64Array| array.is_valid(row).then(|| array.value(row));
+        fields::size(side(width), side(height))
     }
 
     /// The class; -1 stands for none, as in test sets.

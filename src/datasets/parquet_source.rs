@@ -6,6 +6,7 @@
 
 use super::DatasetError;
 use super::fields::Problem;
+use super::page_sizes::PageSizes;
 use super::range_reader::Object;
 use super::task::Task;
 use crate::reject::Reason;
@@ -27,8 +28,6 @@ const TAIL: u64 = 8;
 /// How much of the end is fetched at first: most footers whole.
 const FIRST: u64 = 64 << 10;
 const MAX_FOOTER: u64 = 128 << 20;
-/// The largest page, as it lies in the file. Writers make pages of 1 MiB, or of as many images as they are given at once.
-const MAX_PAGE: usize = 1 << 30;
 
 /// A file's footer, or why the file cannot be read.
 pub(super) async fn footer(object: &Object) -> Result<Result<ParquetMetaData, Problem>, DatasetError> {
@@ -75,7 +74,11 @@ pub(super) async fn footer(object: &Object) -> Result<Result<ParquetMetaData, Pr
 
 /// A file to be read on a blocking thread, until nobody listens to `heard` any more.
 #[derive(Clone)]
-pub(super) struct Remote(Arc<Shared>);
+pub(super) struct Remote {
+    shared: Arc<Shared>,
+    /// The most bytes a page may have, in the file and unpacked.
+    page_limit: u64,
+}
 
 struct Shared {
     object: Object,
@@ -98,18 +101,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Remote {
-    /// Must be called inside a tokio runtime. In memory are at most `2 * (parallel + 1)` blocks, and the page being read.
+    /// Must be called inside a tokio runtime. In memory are at most `2 * (parallel + 1)` blocks, and the page being read, which
+    /// may have `page_limit` bytes.
     pub(super) fn new<T: Send + 'static>(
         object: Object,
         block: u64,
         parallel: usize,
+        page_limit: u64,
         listener: async_channel::Sender<T>,
     ) -> Remote {
         let heard = Box::new(move || -> futures::future::BoxFuture<'static, ()> {
             let listener = listener.clone();
             Box::pin(async move { listener.closed().await })
         });
-        Remote(Arc::new(Shared {
+        let shared = Shared {
             object,
             block: block.max(1),
             parallel,
@@ -117,17 +122,23 @@ impl Remote {
             heard,
             blocks: Mutex::default(),
             failure: Mutex::default(),
-        }))
+        };
+        Remote { shared: Arc::new(shared), page_limit }
+    }
+
+    /// The same file with a limit on pages that is not above `limit`.
+    pub(super) fn with_pages_below(&self, limit: u64) -> Remote {
+        Remote { shared: Arc::clone(&self.shared), page_limit: self.page_limit.min(limit) }
     }
 
     /// What the store failed with, if an error of the page readers comes from there.
     pub(super) fn failure(&self) -> Option<DatasetError> {
-        lock(&self.0.failure).take()
+        lock(&self.shared.failure).take()
     }
 
     /// The block at `index`, and those after it asked for.
     fn block(&self, index: u64) -> Result<Bytes, ParquetError> {
-        let shared = &self.0;
+        let shared = &self.shared;
         let mut blocks = lock(&shared.blocks);
         let last = shared.object.size().saturating_sub(1) / shared.block;
         for wanted in index..=last.min(index.saturating_add(shared.parallel as u64)) {
@@ -155,8 +166,8 @@ impl Remote {
     }
 
     fn wait(&self, task: Task<Bytes>) -> Result<Bytes, ParquetError> {
-        let gone = (self.0.heard)();
-        let result = self.0.runtime.block_on(async {
+        let gone = (self.shared.heard)();
+        let result = self.shared.runtime.block_on(async {
             match select(pin!(task.join()), gone).await {
                 Either::Left((result, _)) => result,
                 Either::Right(_) => Err(DatasetError::Cancelled),
@@ -164,25 +175,25 @@ impl Remote {
         });
         result.map_err(|error| {
             let message = error.to_string();
-            *lock(&self.0.failure) = Some(error);
+            *lock(&self.shared.failure) = Some(error);
             ParquetError::General(message)
         })
     }
 
     /// Some of the bytes at `position`, at most `most`; none at the end.
     fn some(&self, position: u64, most: usize) -> Result<Bytes, ParquetError> {
-        if position >= self.0.object.size() {
+        if position >= self.shared.object.size() {
             return Ok(Bytes::new());
         }
-        let block = self.block(position / self.0.block)?;
-        let from = ((position % self.0.block) as usize).min(block.len());
+        let block = self.block(position / self.shared.block)?;
+        let from = ((position % self.shared.block) as usize).min(block.len());
         Ok(block.slice(from..block.len().min(from.saturating_add(most))))
     }
 }
 
 impl Length for Remote {
     fn len(&self) -> u64 {
-        self.0.object.size()
+        self.shared.object.size()
     }
 }
 
@@ -190,16 +201,16 @@ impl ChunkReader for Remote {
     type T = At;
 
     fn get_read(&self, start: u64) -> Result<At, ParquetError> {
-        Ok(At { source: self.clone(), position: start })
+        Ok(At { source: self.clone(), position: start, sizes: PageSizes::new(self.page_limit) })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        let end = start.checked_add(length as u64).filter(|end| *end <= self.0.object.size());
+        let end = start.checked_add(length as u64).filter(|end| *end <= self.shared.object.size());
         if end.is_none() {
             return Err(ParquetError::EOF(format!("a page at byte {start} reaches beyond the file")));
         }
-        if length > MAX_PAGE {
-            return Err(ParquetError::General(format!("a page has {length} bytes, more than {MAX_PAGE}")));
+        if length as u64 > self.page_limit {
+            return Err(ParquetError::General(format!("a page has {length} bytes, more than {}", self.page_limit)));
         }
         let first = self.some(start, length)?;
         if first.len() == length {
@@ -218,10 +229,11 @@ impl ChunkReader for Remote {
     }
 }
 
-/// A place in the file to read on from.
+/// A place in the file to read on from: page headers are read this way, and nothing else is.
 pub(super) struct At {
     source: Remote,
     position: u64,
+    sizes: PageSizes,
 }
 
 impl Read for At {
@@ -229,6 +241,7 @@ impl Read for At {
         let bytes = self.source.some(self.position, into.len()).map_err(io::Error::other)?;
         into[..bytes.len()].copy_from_slice(&bytes);
         self.position += bytes.len() as u64;
+        self.sizes.check(&bytes).map_err(io::Error::other)?;
         Ok(bytes.len())
     }
 }

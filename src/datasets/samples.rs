@@ -1,6 +1,6 @@
 //! From an archive's members to samples: WebDataset's naming rules (FORMATS §6) and what may be wrong with a sample.
 
-use super::fields::readable;
+use super::fields::{self, readable};
 use super::open::{Captions, DatasetOptions, Labels};
 use super::tar::Kind;
 use crate::reject::Reason;
@@ -43,7 +43,7 @@ fn bit(field: &str) -> Option<u16> {
 /// A sample that can be encoded, or why it cannot.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Good { image: Bytes, label: Option<i32>, caption: Option<String> },
+    Good { image: Bytes, label: Option<i32>, caption: Option<String>, original: Option<(u32, u32)> },
     Bad { reason: Reason, message: String },
 }
 
@@ -142,7 +142,8 @@ impl Group {
         let mut json = None;
         let label = self.label(options, &mut json)?;
         let caption = self.caption(options, &mut json)?;
-        Ok(Outcome::Good { image, label, caption })
+        let json = if options.original_sizes { self.json(&mut json).ok().flatten() } else { None };
+        Ok(Outcome::Good { image, label, caption, original: json.and_then(fields::original_size) })
     }
 
     /// The class: `cls`, else the JSON's `label`.

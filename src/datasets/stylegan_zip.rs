@@ -1,6 +1,7 @@
 //! The reader of StyleGAN's zip archives. Its rules are told at [`StyleGanZip`].
 
 use super::fields::{self, Problem, readable};
+use super::folder::{named, read_list};
 use super::listing::{Files, Wanted};
 use super::open::{DatasetOptions, Labels};
 use super::range_reader::Object;
@@ -37,6 +38,8 @@ const GAP: u64 = 64 << 10;
 /// - The class is looked up in `dataset.json` by name. Where that lists classes, an image that it does not name is rejected as
 ///   `bad_label`, and so is one whose label is a vector: set `dataset.labels = "none"` for those, and for the classes that
 ///   EDM's tool invents from directories. Images may be of several sizes: they are scaled anyway.
+/// - With a list file, only the images it names are read, by name or base name, and units are blocks of those. A list goes with
+///   one archive: base names are the same in all that these tools write.
 #[derive(Debug)]
 pub struct StyleGanZip {
     files: Files,
@@ -96,6 +99,12 @@ impl StyleGanZip {
         let count = u32::try_from(directory.entries.len()).unwrap_or(u32::MAX);
         let mut images: Vec<u32> = (0..count).filter(|at| is_image(name(at))).collect();
         images.sort_by(|a, b| name(a).cmp(name(b)));
+        if let Some(list) = &self.options.list {
+            let names: Vec<String> = images.iter().map(|at| readable(name(at))).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let mut kept = named(&names, "archive", list, &read_list(list).await?)?.into_iter();
+            images.retain(|_| kept.next().unwrap_or(false));
+        }
         let labels = match directory.entries.iter().find(|entry| directory.name(entry) == LABELS) {
             Some(entry) if self.options.labels != Labels::None => classes(&object, entry).await?,
             _ => Classes::None,
@@ -106,7 +115,12 @@ impl StyleGanZip {
     async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
         let rows = self.options.unit_rows.max(1);
         let mut units = Vec::new();
-        for file in &self.files.listing().await?.objects {
+        let files = &self.files.listing().await?.objects;
+        if self.options.list.is_some() && files.len() > 1 {
+            let (n, url) = (files.len(), &self.files.location().url);
+            return Err(DatasetError::Config(format!("dataset.list goes with one archive, but {url} names {n}")));
+        }
+        for file in files {
             let count = self.archive(file).await?.as_ref().as_ref().map_or(0, |archive| archive.images.len() as u64);
             let unit = |name, range| Unit { name, sources: vec![file.clone()], range };
             if count <= rows {
@@ -278,7 +292,9 @@ impl Reading<'_> {
         });
         let source = self.source.to_owned();
         match result {
-            Ok((image, label)) => self.out.sample(Sample { source, key, index, label, caption: None, image }).await,
+            Ok((image, label)) => {
+                self.out.sample(Sample { source, key, index, label, caption: None, image, original: None }).await
+            }
             Err((reason, message)) => self.out.reject(self.unit, &source, &key, index, reason, message).await,
         }
     }

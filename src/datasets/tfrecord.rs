@@ -3,7 +3,7 @@
 use super::bitmap::{Order, bitmap};
 use super::example::{Value, features};
 use super::fields::{self, Problem, readable};
-use super::finished::finished;
+use super::finished::{self, Shards};
 use super::listing::{Files, Wanted};
 use super::open::DatasetOptions;
 use super::range_reader::{Object, RangeReader};
@@ -13,6 +13,7 @@ use crate::reject::Reason;
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::OnceCell;
 
 const FILES: Wanted = Wanted { what: "TFRecord files", extensions: &[".tfrecords", ".tfrecord"] };
 /// Length and its checksum; a checksum of the payload follows it.
@@ -47,6 +48,7 @@ pub enum Records {
 #[derive(Debug)]
 pub struct TfRecord {
     files: Files,
+    shards: OnceCell<Shards>,
     records: Records,
     options: DatasetOptions,
 }
@@ -54,15 +56,23 @@ pub struct TfRecord {
 impl TfRecord {
     /// A reader of the files at `location`; of `options` it uses labels, classes, captions, limits, unit rows and read-ahead.
     pub fn new(location: Location, records: Records, options: DatasetOptions) -> TfRecord {
-        TfRecord { files: Files::new(location, FILES), records, options }
+        TfRecord { files: Files::with(location, FILES, finished::BESIDE), shards: OnceCell::new(), records, options }
+    }
+
+    async fn shards(&self) -> Result<&Shards, DatasetError> {
+        let find = || async {
+            match self.records {
+                Records::RawPixels => {
+                    Ok(Shards { finished: self.files.listing().await?.objects.clone(), unfinished: Vec::new() })
+                }
+                Records::Img2dataset => finished::required(&self.files).await,
+            }
+        };
+        self.shards.get_or_try_init(find).await
     }
 
     async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
-        let files = match self.records {
-            Records::RawPixels => self.files.listing().await?.objects.clone(),
-            Records::Img2dataset => finished(&self.files).await?,
-        };
-        let units = files.into_iter().map(|file| self.units_of(file));
+        let units = self.shards().await?.finished.clone().into_iter().map(|file| self.units_of(file));
         let units: Vec<Vec<Unit>> = futures::stream::iter(units).buffered(PARALLEL_FILES).try_collect().await?;
         Ok(units.concat())
     }
@@ -123,6 +133,10 @@ impl TfRecord {
 impl Reader for TfRecord {
     fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>> {
         Box::pin(self.list_units())
+    }
+
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<String>, DatasetError>> {
+        Box::pin(async { Ok(self.shards().await?.unfinished.clone()) })
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
@@ -289,7 +303,8 @@ impl File<'_> {
         let (captions, labels) = (fields::caption_names(options), fields::label_names(options));
         let images = &fields::IMAGES[..];
         let raw = ["shape", "data"];
-        let wanted: Vec<&str> = [&raw[..], images, &fields::KEYS, labels, &captions].concat();
+        let sizes = if options.original_sizes { &fields::ORIGINAL[..] } else { &[] };
+        let wanted: Vec<&str> = [&raw[..], images, &fields::KEYS, labels, &captions, sizes].concat();
         let mut found = match features(payload, &wanted) {
             Ok(found) => found.into_iter(),
             Err(error) => {
@@ -300,6 +315,7 @@ impl File<'_> {
         let mut take = |n: usize| found.by_ref().take(n).collect::<Vec<_>>();
         let (raw, images) = (take(2), take(images.len()));
         let (keys, labels, captions) = (take(fields::KEYS.len()), take(labels.len()), take(captions.len()));
+        let mut sizes = take(sizes.len()).into_iter().map(integer);
         let key = keys.into_iter().find_map(bytes).map_or(number, |key| readable(&key));
         let result = || {
             let image = match self.reader.records {
@@ -309,7 +325,8 @@ impl File<'_> {
             let label = labels.into_iter().flatten().next().map(|value| self.label(value)).transpose()?.flatten();
             let caption = captions.into_iter().find_map(bytes);
             let caption = caption.map(|text| fields::caption(&text, "caption")).transpose()?;
-            Ok(Sample { source: self.source.to_owned(), key: String::new(), index: 0, label, caption, image })
+            let original = fields::size(sizes.next().flatten(), sizes.next().flatten());
+            Ok(Sample { source: self.source.to_owned(), key: String::new(), index: 0, label, caption, image, original })
         };
         (key, result())
     }
@@ -343,6 +360,13 @@ impl File<'_> {
         };
         let number = number.ok_or_else(|| (Reason::BadLabel, "its label is not one integer".to_owned()))?;
         fields::label(number, &self.reader.options).map(Some)
+    }
+}
+
+fn integer(value: Option<Value>) -> Option<i64> {
+    match value {
+        Some(Value::Integers(list)) => list.first().copied().filter(|_| list.len() == 1),
+        _ => None,
     }
 }
 

@@ -1,13 +1,15 @@
 //! The WebDataset reader: one tar shard after the other, streamed. Its rules are told at [`WebDataset`].
 
+use super::finished::{self, Shards};
 use super::listing::{Files, Wanted};
 use super::open::DatasetOptions;
 use super::range_reader::RangeReader;
 use super::samples::{Group, Outcome, Want, Window, split_name};
 use super::store::Location;
 use super::tar::{Kind, Member, Tar, TarError};
-use super::{DatasetError, Output, Reader, Sample, Unit};
+use super::{DatasetError, Output, Reader, Sample, Source, Unit};
 use futures::future::BoxFuture;
+use tokio::sync::OnceCell;
 
 const SHARDS: Wanted = Wanted { what: "WebDataset shards", extensions: &[".tar", ".tar.gz", ".tgz"] };
 
@@ -23,16 +25,28 @@ const SHARDS: Wanted = Wanted { what: "WebDataset shards", extensions: &[".tar",
 ///   samples that have none but such fields are no samples of images.
 /// - A shard that breaks yields every whole sample before the break, a reject for the sample in hand if that is not whole, and
 ///   one reject with an empty key for the rest.
+/// - Where some of the shards of a directory, whose names are digits, have a `_stats.json` beside them, img2dataset wrote them;
+///   those that have none it did not finish, and they are passed over.
 #[derive(Debug)]
 pub struct WebDataset {
     files: Files,
+    shards: OnceCell<Shards>,
     options: DatasetOptions,
 }
 
 impl WebDataset {
     /// A reader of the shards at `location`; of `options` it uses labels, classes, captions, limits and read-ahead.
     pub fn new(location: Location, options: DatasetOptions) -> WebDataset {
-        WebDataset { files: Files::new(location, SHARDS), options }
+        WebDataset { files: Files::with(location, SHARDS, finished::BESIDE), shards: OnceCell::new(), options }
+    }
+
+    async fn shards(&self) -> Result<&Shards, DatasetError> {
+        self.shards.get_or_try_init(|| finished::optional(&self.files)).await
+    }
+
+    async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
+        let unit = |shard: &Source| Unit { name: shard.path.clone(), sources: vec![shard.clone()], range: None };
+        Ok(self.shards().await?.finished.iter().map(unit).collect())
     }
 
     async fn read_shard(&self, unit: &Unit, out: &Output) -> Result<(), DatasetError> {
@@ -57,7 +71,11 @@ impl WebDataset {
 
 impl Reader for WebDataset {
     fn units(&self) -> BoxFuture<'_, Result<Vec<Unit>, DatasetError>> {
-        Box::pin(self.files.units())
+        Box::pin(self.list_units())
+    }
+
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<String>, DatasetError>> {
+        Box::pin(async { Ok(self.shards().await?.unfinished.clone()) })
     }
 
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
@@ -142,9 +160,9 @@ impl Shard<'_> {
             Outcome::Bad { reason, message } => {
                 self.out.reject(self.unit, self.source, &key, index, reason, message).await
             }
-            Outcome::Good { image, label, caption } => {
+            Outcome::Good { image, label, caption, original } => {
                 let source = self.source.to_owned();
-                self.out.sample(Sample { source, key, index, label, caption, image }).await
+                self.out.sample(Sample { source, key, index, label, caption, image, original }).await
             }
         }
     }

@@ -109,7 +109,7 @@ impl Directory {
         for entry in &mut entries {
             let next = starts.partition_point(|other| *other <= entry.place.start);
             // One that starts in the directory, or behind it, has no place.
-            entry.place.end = starts.get(next).copied().unwrap_or(entry.place.start);
+            entry.place.end = starts.get(next).copied().filter(|end| *end <= start).unwrap_or(entry.place.start);
         }
         Ok(Directory { bytes, entries })
     }

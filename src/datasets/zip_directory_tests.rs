@@ -88,6 +88,21 @@ async fn damage_is_told_from_a_cut() {
     assert_eq!(contents(flipped).await.unwrap()[0].1, Err(Reason::CrcMismatch));
 }
 
+/// Entries that claim to lie behind the directory have no place, and nothing is asked of the store for them.
+#[tokio::test]
+async fn places_behind_the_directory_are_damage() {
+    let entries: [(&str, &[u8], CompressionMethod); 2] =
+        [("a", b"body", CompressionMethod::Stored), ("b", b"body", CompressionMethod::Stored)];
+    let mut bytes = archive(&entries, false, "");
+    let directory = bytes.windows(4).position(|four| four == b"PK\x01\x02").unwrap();
+    let second = directory + 46 + 1;
+    for (entry, start) in [(directory, 60_000u32), (second, 70_000)] {
+        bytes[entry + 42..entry + 46].copy_from_slice(&start.to_le_bytes());
+    }
+    let found = contents(bytes).await.unwrap();
+    assert!(found.len() == 2 && found.iter().all(|(_, body)| body.is_err()), "{found:?}");
+}
+
 proptest! {
     #[test]
     fn no_damage_panics(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), large: bool) {

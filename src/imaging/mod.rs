@@ -3,7 +3,7 @@
 //! [`decode`] turns encoded bytes into [`Rgb`]; [`Preprocess`] turns them into the crops a tokenizer takes:
 //!
 //! ```
-//! use imagebart::imaging::{self, CropMode, Flip, Limits, Preprocess, Resize, Rgb};
+//! use imagebart::imaging::{self, CropMode, Flip, Limits, Preprocess, Resize, Rgb, Trim};
 //! use imagebart::random::RowKey;
 //!
 //! let picture = Rgb::new(40, 30, vec![200; 40 * 30 * 3]).unwrap();
@@ -14,6 +14,7 @@
 //!     crop: CropMode::Center,
 //!     crops: 1,
 //!     flip: Flip::Both,
+//!     trim: Trim::None,
 //!     limits: Limits::default(),
 //! };
 //! let crops = preprocess.prepare(&bytes, |crop| RowKey::new(0, "docs", 0, crop))?;
@@ -37,12 +38,14 @@ mod preprocess;
 mod probe;
 mod resize;
 mod strip;
+mod trim;
 
 pub use decode::decode;
 pub use encode::{encode_jpeg, encode_png};
 pub use error::ImageError;
 pub use preprocess::{Crop, CropMode, CropRect, Flip, Preprocess, Resize};
 pub use probe::{Format, Header, Limits, cost, probe};
+pub use trim::Trim;
 
 /// An image in memory: 8 bits a channel, `[height, width, 3]` row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]

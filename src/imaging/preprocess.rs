@@ -4,6 +4,7 @@ use super::cv2::{Axis, resize_window};
 use super::decode::{Area, decode_area};
 use super::probe::probe;
 use super::resize::{Buffers, Filter, resize_square};
+use super::trim::{self, Trim};
 use super::{Header, ImageError, Limits, cost};
 use crate::random::{Purpose, RowKey};
 use std::cell::RefCell;
@@ -63,6 +64,8 @@ pub struct Preprocess {
     /// Crops an image. More than one makes sense with [`CropMode::Random`] only.
     pub crops: u32,
     pub flip: Flip,
+    /// What is cut off before the image is cropped.
+    pub trim: Trim,
     pub limits: Limits,
 }
 
@@ -71,7 +74,7 @@ pub struct Preprocess {
 pub struct CropRect {
     pub x: u32,
     pub y: u32,
-    /// Its side: always the image's shorter side.
+    /// Its side: always the shorter side of the image, or of what trimming leaves of it.
     pub size: u32,
 }
 
@@ -80,7 +83,7 @@ pub struct CropRect {
 pub struct Crop {
     /// `[size, size, 3]`, 8 bits.
     pub pixels: Vec<u8>,
-    /// Width and height of the original, as stored.
+    /// Width and height of the original, as stored: bars that were trimmed count.
     pub original: (u32, u32),
     /// Where it lies in the original. Exact for the Pillow resizes; with [`Resize::Cv2Linear`], which crops after resizing, the
     /// window's offset is scaled back and rounded to the nearest pixel.
@@ -134,12 +137,29 @@ impl Preprocess {
     /// # Errors
     /// Those of [`decode`](super::decode()).
     pub fn prepare(&self, bytes: &[u8], row: impl Fn(u32) -> RowKey) -> Result<Vec<Crop>, ImageError> {
+        self.prepare_padded(bytes, None, row)
+    }
+
+    /// Like [`Preprocess::prepare`], of an image that may have been padded: `padded` is the width and height of the picture
+    /// before it was scaled and padded, where that is known. It matters to [`Trim`] alone.
+    ///
+    /// # Errors
+    /// Those of [`Preprocess::prepare`], and [`ImageError::TooSmall`] when trimming leaves too little.
+    pub fn prepare_padded(
+        &self,
+        bytes: &[u8],
+        padded: Option<(u32, u32)>,
+        row: impl Fn(u32) -> RowKey,
+    ) -> Result<Vec<Crop>, ImageError> {
         let this = Preprocess { size: self.size.max(1), ..*self };
         let header = probe(bytes, &this.limits)?;
-        let per_crop = if self.flip == Flip::Both { 2 } else { 1 };
-        let plans: Vec<Plan> = (0..self.crops).map(|crop| this.plan(&header, || row(crop * per_crop))).collect();
         let mut scratch = SCRATCH.take();
-        let result = this.cut(bytes, &header, &plans, &mut scratch);
+        let result = match this.trim {
+            Trim::WhiteBorder if header.width == header.height => {
+                this.trimmed(bytes, &header, padded, row, &mut scratch)
+            }
+            _ => this.cut(bytes, &header, &this.plans(&header, row), &mut scratch),
+        };
         if scratch.pixels.capacity() > KEPT_BYTES {
             scratch.pixels = Vec::new();
         }
@@ -148,6 +168,43 @@ impl Preprocess {
         }
         SCRATCH.set(scratch);
         result
+    }
+
+    fn plans(&self, header: &Header, row: impl Fn(u32) -> RowKey) -> Vec<Plan> {
+        let per_crop = if self.flip == Flip::Both { 2 } else { 1 };
+        (0..self.crops).map(|crop| self.plan(header, || row(crop * per_crop))).collect()
+    }
+
+    /// Crops what trimming leaves of the image. Places stay those in the image as stored.
+    fn trimmed(
+        &self,
+        bytes: &[u8],
+        header: &Header,
+        padded: Option<(u32, u32)>,
+        row: impl Fn(u32) -> RowKey,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<Crop>, ImageError> {
+        let size = (header.width, header.height);
+        let whole = Area::whole(size.0, size.1);
+        decode_area(bytes, header, whole, &mut scratch.pixels)?;
+        let picture = trim::picture(&scratch.pixels, size, padded);
+        if let Some(picture) = picture {
+            trim::keep(&mut scratch.pixels, header.width, picture);
+        }
+        let picture = picture.unwrap_or(whole);
+        let (width, height, limit) = (picture.width, picture.height, self.limits.min_side);
+        if width.min(height) < limit {
+            return Err(ImageError::TooSmall { width, height, limit });
+        }
+        let inner = Header { width, height, ..*header };
+        let plans = self.plans(&inner, row);
+        let mut crops = self.crops(&inner, &plans, Area::whole(width, height), scratch);
+        for crop in &mut crops {
+            crop.original = size;
+            crop.rect.x += picture.x;
+            crop.rect.y += picture.y;
+        }
+        Ok(crops)
     }
 
     fn cut(
@@ -161,6 +218,11 @@ impl Preprocess {
             return Ok(Vec::new());
         };
         let area = decode_area(bytes, header, wanted, &mut scratch.pixels)?;
+        Ok(self.crops(header, plans, area, scratch))
+    }
+
+    /// The crops of an image of which `scratch` holds `area`.
+    fn crops(&self, header: &Header, plans: &[Plan], area: Area, scratch: &mut Scratch) -> Vec<Crop> {
         let mut crops = Vec::with_capacity(self.rows_per_image() as usize);
         for plan in plans {
             let pixels = self.render(header, plan, area, scratch);
@@ -180,7 +242,7 @@ impl Preprocess {
             crops.push(crop);
             crops.extend(mirrored);
         }
-        Ok(crops)
+        crops
     }
 
     /// Where a crop lies.
@@ -261,7 +323,7 @@ mod tests {
     use crate::imaging::{Rgb, encode_png};
 
     fn preprocess(resize: Resize, crop: CropMode, crops: u32, flip: Flip) -> Preprocess {
-        Preprocess { size: 8, resize, crop, crops, flip, limits: Limits::default() }
+        Preprocess { size: 8, resize, crop, crops, flip, trim: Trim::None, limits: Limits::default() }
     }
 
     fn picture(width: u32, height: u32) -> Vec<u8> {

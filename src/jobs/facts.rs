@@ -44,6 +44,10 @@ pub struct Summary<S> {
     pub rejects: u64,
     pub bytes: u64,
     pub reasons: BTreeMap<&'static str, u64>,
+    /// Rows of the units of this run that img2dataset could not fetch or scale, by its status: neither samples nor rejects.
+    pub not_downloaded: BTreeMap<String, u64>,
+    /// Shards of the dataset that were passed over because img2dataset has not finished them.
+    pub unfinished: Vec<String>,
     /// Samples and rejects of the units that were done before.
     pub samples_before: u64,
     pub rejects_before: u64,
@@ -141,6 +145,8 @@ impl<S> Recorder<S> {
             rejects: done.rejects,
             bytes: done.bytes,
             reasons: done.reasons.iter().map(|(reason, count)| (reason.code(), *count)).collect(),
+            not_downloaded: BTreeMap::new(),
+            unfinished: Vec::new(),
             samples_before: earlier.samples,
             rejects_before: earlier.rejects,
             stages: report.map_or(Vec::new(), stage_shares),
@@ -215,6 +221,13 @@ impl<S> fmt::Display for Summary<S> {
         )?;
         for (position, (reason, count)) in self.reasons.iter().enumerate() {
             write!(f, "{} {count} {reason}", if position == 0 { ":" } else { "," })?;
+        }
+        let missing = self.not_downloaded.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
+        if missing > 0 {
+            write!(f, "; {missing} rows not downloaded")?;
+        }
+        if !self.unfinished.is_empty() {
+            write!(f, "; {} unfinished shards passed over", self.unfinished.len())?;
         }
         if let Some(sentence) = &self.bottleneck {
             write!(f, "; {sentence}")?;

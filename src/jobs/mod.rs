@@ -11,6 +11,7 @@ mod places;
 mod reading;
 mod running;
 pub mod sample;
+pub mod shrink;
 mod sink;
 pub mod text_tokenizer;
 pub mod verify;

@@ -57,6 +57,9 @@ pub struct Preprocessing {
     pub max_bytes: u64,
     /// Images with a shorter side are rejected.
     pub min_side: u32,
+    /// `white-border`, where padding is cut off; left out where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trim: Option<String>,
 }
 
 /// Which samples of the dataset are read, and how they are cut into work units.
@@ -172,6 +175,7 @@ pub(crate) mod tests {
                 max_pixels: 1 << 28,
                 max_bytes: 1 << 28,
                 min_side: 8,
+                trim: None,
             },
             dataset: Selection { format: "folder".to_owned(), settings: BTreeMap::new() },
             seed: 23,
@@ -196,6 +200,16 @@ pub(crate) mod tests {
         assert_eq!(identity.canonical(), expected);
         assert_eq!(identity.sha256().len(), 64);
         assert_eq!(serde_json::from_str::<Identity>(&identity.canonical()).unwrap(), identity);
+    }
+
+    #[test]
+    fn trimming_is_part_of_the_identity_where_there_is_any() {
+        let mut trimmed = example();
+        trimmed.preprocessing.trim = Some("white-border".to_owned());
+        assert!(trimmed.canonical().contains("\"min_side\":8,\"trim\":\"white-border\"}"), "{}", trimmed.canonical());
+        assert_ne!(trimmed.sha256(), example().sha256());
+        let shown: Vec<String> = trimmed.difference(&example()).iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["preprocessing.trim: \"white-border\" here, nothing recorded"]);
     }
 
     #[test]

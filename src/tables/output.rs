@@ -68,6 +68,11 @@ impl<I: Run> OutputDir<I> {
         &self.root
     }
 
+    /// The directory as the user knows it.
+    pub fn place(&self) -> String {
+        self.shown(&self.root)
+    }
+
     /// Where the rows of `file` lie: a unit's latents, its samples, or what a retry added to them.
     pub fn table(&self, file: &UnitFile) -> Result<Path, TableError> {
         path_of_file(&self.root, I::TABLE, file)

@@ -56,6 +56,14 @@ impl<I: Run> Provenance<I> {
         all
     }
 
+    /// Every field of grid and codebook in which `self` differs from `recorded`: what must agree for the tokens of both to mean
+    /// the same to one network.
+    pub fn grid_difference(&self, recorded: &Provenance<I>) -> Vec<Difference> {
+        let mut facts = [self.facts(), recorded.facts()];
+        facts.iter_mut().for_each(|facts| drop(facts.remove("rows_per_image")));
+        differences(&facts[0], &facts[1])
+    }
+
     fn facts(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             ("grid".to_owned(), format!("{}x{}", self.grid.0, self.grid.1)),

@@ -126,6 +126,21 @@ impl<I: Run> RowsFile<I> {
         &self.table.info
     }
 
+    /// Rows of each row group, in file order.
+    pub fn groups(&self) -> Vec<u64> {
+        let groups = self.table.builder.metadata().row_groups();
+        groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).collect()
+    }
+
+    /// The rows of one row group, by its number.
+    pub fn rows_of_group(mut self, group: usize) -> Result<BoxStream<'static, Result<I::Row, TableError>>, TableError> {
+        if group >= self.table.builder.metadata().num_row_groups() {
+            return Err(TableError::format(&self.table.path, format!("has no row group {group}")));
+        }
+        self.table.builder = self.table.builder.with_row_groups(vec![group]);
+        self.rows()
+    }
+
     /// The rows as Arrow batches of at most `rows` rows. Row groups are read one at a time.
     pub fn batches(self, rows: usize) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
         self.table.batches(rows)
@@ -203,6 +218,11 @@ impl<I: Run> TableReader<I> {
     /// What all files have in common: identity, grid, codebook size.
     pub fn provenance(&self) -> &Provenance<I> {
         &self.provenance
+    }
+
+    /// Where they are, for messages.
+    pub fn place(&self) -> String {
+        self.dir.place()
     }
 
     /// The files that are there.

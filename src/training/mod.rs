@@ -1,14 +1,16 @@
-//! What training a chain needs: optimizer and its parameter groups, learning-rate schedule, moving averages.
+//! What training a chain needs: batches of latents, optimizer and its parameter groups, learning-rate schedule, moving averages.
 
 mod adamw;
 mod ema;
 mod groups;
 mod learning_rate;
+mod loader;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use ema::{Ema, shadow_name};
 pub use groups::{ParameterGroup, WEIGHT_DECAY, parameter_groups};
 pub use learning_rate::LearningRate;
+pub use loader::{Batch, Feed, Loader, LoaderError, LoaderOptions, Position};
 
 use tch::TchError;
 

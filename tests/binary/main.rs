@@ -6,11 +6,13 @@ mod demo;
 mod edit;
 mod encode;
 mod imagenet;
+mod img2dataset;
 mod kill;
 mod linking;
 mod pipelines;
 mod retry;
 mod sample;
+mod shrink;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
 mod text;

@@ -1,6 +1,6 @@
 //! The pipeline files that come with the program: each loads, and describes the networks of the released models.
 
-use crate::common::{corpus, imagebart, stderr, tokenizer};
+use crate::common::{self, corpus, imagebart, stderr, tokenizer};
 use imagebart::chain::ChainConfig;
 use imagebart::config::{Needs, Pipeline};
 use imagebart::diffusion::Schedule;
@@ -183,4 +183,94 @@ fn imagenet_pipelines_find_the_small_data_set() {
         assert_eq!(identities[3], identities[4]);
         assert_eq!(identities.iter().collect::<BTreeSet<_>>().len(), 4);
     }
+}
+
+/// The LSUN pipelines as someone starts who has the databases, or the images as files: `--dry-run`, with their place alone.
+#[test]
+fn lsun_pipelines_dry_run_on_the_corpus() {
+    let test = "lsun_pipelines_dry_run_on_the_corpus";
+    let Some(data) = common::corpus("IMAGEBART_DATA_DIR", test) else { return };
+    let root = tempfile::tempdir().unwrap();
+    let weights = root.path().join("tokenizer.safetensors");
+    common::tokenizer(&weights);
+    let weights = format!("tokenizer.weights={}", weights.display());
+    let place = |name: &str| format!("{}/lsun-mini/{name}", data.display());
+    let dry_run = |file: &str, settings: &[String]| {
+        let output = common::imagebart()
+            .args(["--dry-run", "encode", folder().join(file).to_str().unwrap(), "--set", &weights])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
+            .current_dir(root.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{file}: {}", common::stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (file, name) in [
+        ("lsun-bedrooms.toml", "bedroom_train_lmdb"),
+        ("lsun-cats.toml", "cat"),
+        ("lsun-churches.toml", "church_outdoor_train_lmdb"),
+    ] {
+        let url = format!("dataset.url={}", place(name));
+        let text = dry_run(file, std::slice::from_ref(&url));
+        assert!(
+            text.contains("1 units of lsun-lmdb") && text.contains("256 × 256 by pillow-bicubic, 2 row(s)"),
+            "{text}"
+        );
+        let text = dry_run(file, &[url, "dataset.unit_rows=10".to_owned()]);
+        assert!(text.contains(&format!("{name}@000000000-000000010")), "{text}");
+    }
+    let churches = |format: &str, name: &str| {
+        let list = format!("dataset.list={}", place("church_outdoor_train.txt"));
+        dry_run(
+            "lsun-churches.toml",
+            &[
+                format!("dataset.format={format}"),
+                format!("dataset.url={}", place(name)),
+                list,
+                "dataset.unit_rows=10".into(),
+            ],
+        )
+    };
+    // 49 names, as the list has them.
+    let text = churches("folder", "churches/");
+    assert!(text.contains("5 units of folder") && text.contains("files@000000040-000000049"), "{text}");
+    let text = churches("lsun-lmdb", "church_outdoor_train_lmdb");
+    assert!(text.contains("5 units of lsun-lmdb") && text.contains("_lmdb@000000040-000000049"), "{text}");
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "a dry run wrote something");
+}
+
+/// The pipelines of FFHQ and Conceptual Captions plan their work on small copies of the data, in every form of it.
+#[test]
+fn encode_dry_runs_on_ffhq_and_conceptual_captions() {
+    let Some(data) = corpus("IMAGEBART_DATA_DIR", "encode_dry_runs_on_ffhq_and_conceptual_captions") else { return };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let weights = elsewhere.path().join("tokenizer.safetensors");
+    tokenizer(&weights);
+    let out = elsewhere.path().join("out");
+    let at = |path: &str| format!("dataset.url={}", data.join(path).display());
+    let list = |path: &str| format!("dataset.list={}", data.join(path).display());
+    let form = |format: &str| format!("dataset.format={format}");
+    let flat = vec![at("ffhq-mini/flat256/"), list("ffhq-mini/ffhqtrain.txt")];
+    let nested = vec![at("ffhq-mini/thumbnails128x128/"), list("ffhq-mini/ffhq-dataset-v2.json#training")];
+    let mut cases = vec![("conceptual-captions.toml", vec![at("cc-mini/webdataset/")])];
+    for file in ["ffhq.toml", "ffhq-2.toml", "ffhq-joint.toml"] {
+        cases.extend([(file, flat.clone()), (file, nested.clone())]);
+    }
+    for (format, path) in
+        [("img2dataset-parquet", "parquet"), ("img2dataset-tfrecord", "tfrecord"), ("folder", "files")]
+    {
+        cases.push(("conceptual-captions.toml", vec![form(format), at(&format!("cc-mini/{path}"))]));
+    }
+    for (file, mut settings) in cases {
+        settings.push(format!("tokenizer.weights={}", weights.display()));
+        settings.push(format!("output.url={}", out.display()));
+        let settings = settings.iter().flat_map(|setting| ["--set", setting.as_str()]);
+        let path = folder().join(file);
+        let output =
+            imagebart().args(["encode", path.to_str().unwrap(), "--dry-run"]).args(settings.clone()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{file} {:?}: {}", settings.collect::<Vec<_>>(), stderr(&output));
+        assert!(text.contains("256 × 256") && text.contains("units of"), "{file}: {text}");
+    }
+    assert!(!out.exists(), "a dry run wrote something");
 }

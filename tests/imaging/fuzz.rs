@@ -2,7 +2,7 @@
 
 use image::{DynamicImage, ImageFormat, RgbaImage};
 use imagebart::imaging::{
-    CropMode, Flip, ImageError, Limits, Preprocess, Resize, cost, decode, encode_jpeg, encode_png, probe,
+    CropMode, Flip, ImageError, Limits, Preprocess, Resize, Trim, cost, decode, encode_jpeg, encode_png, probe,
 };
 use imagebart::random::RowKey;
 use proptest::prelude::*;
@@ -116,7 +116,7 @@ proptest! {
             Err(error) => prop_assert!(!panicked(&error), "{}", error),
         }
         for resize in [Resize::PillowBicubic, Resize::Cv2Linear] {
-            let preprocess = Preprocess { size, resize, crop: CropMode::Random, crops: 2, flip: Flip::Both, limits: LIMITS };
+            let preprocess = Preprocess { size, resize, crop: CropMode::Random, crops: 2, flip: Flip::Both, trim: Trim::None, limits: LIMITS };
             match preprocess.prepare(&bytes, |crop| RowKey::new(1, "fuzz", 2, crop)) {
                 Ok(crops) => {
                     prop_assert_eq!(crops.len(), 4);

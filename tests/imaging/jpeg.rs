@@ -1,7 +1,7 @@
 //! Baseline JPEGs of all common kinds, against what Pillow (13.0.0, libjpeg-turbo 3.2.0) makes of them: `NAME.jpg` and
 //! `NAME.png` in `tests/fixtures/jpeg`, drawn with NumPy for this purpose.
 
-use imagebart::imaging::{CropMode, Flip, ImageError, Limits, Preprocess, Resize, Rgb, decode};
+use imagebart::imaging::{CropMode, Flip, ImageError, Limits, Preprocess, Resize, Rgb, Trim, decode};
 use imagebart::random::RowKey;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,7 @@ fn a_crop_is_the_same_from_part_and_whole() {
             crop: CropMode::Random,
             crops: 1,
             flip: Flip::None,
+            trim: Trim::None,
             limits: Limits::default(),
         };
         let png = imagebart::imaging::encode_png(&expected).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{preprocessing, skip};
 
-use imagebart::imaging::{CropMode, Flip, Format, Limits, Preprocess, Resize, decode, probe};
+use imagebart::imaging::{CropMode, Flip, Format, Limits, Preprocess, Resize, Trim, decode, probe};
 use imagebart::random::RowKey;
 use serde_json::Value;
 use std::io::Read;
@@ -59,8 +59,15 @@ fn reference_crops_are_met() {
 fn compare(bytes: &[u8], resize: Resize, expected: &Path) -> (f64, u8) {
     let expected = decode(&std::fs::read(expected).unwrap(), &Limits::default()).unwrap();
     let limits = Limits::default();
-    let preprocess =
-        Preprocess { size: expected.width, resize, crop: CropMode::Center, crops: 1, flip: Flip::None, limits };
+    let preprocess = Preprocess {
+        size: expected.width,
+        resize,
+        crop: CropMode::Center,
+        crops: 1,
+        flip: Flip::None,
+        trim: Trim::None,
+        limits,
+    };
     let crops = preprocess.prepare(bytes, |crop| RowKey::new(0, "reference", 0, crop)).unwrap();
     let differences = || crops[0].pixels.iter().zip(&expected.pixels).map(|(&a, &b)| a.abs_diff(b));
     let sum: u64 = differences().map(u64::from).sum();

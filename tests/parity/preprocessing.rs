@@ -1,6 +1,6 @@
 //! `preprocessing.safetensors`: decoding, crop and resize of the reference loaders, as bytes.
 
-use imagebart::imaging::{CropMode, Flip, Limits, Preprocess, Resize, decode};
+use imagebart::imaging::{CropMode, Flip, Limits, Preprocess, Resize, Trim, decode};
 use imagebart::random::RowKey;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -60,7 +60,8 @@ fn ours(png: &[u8], what: &str) -> Result<Vec<u8>, String> {
         }
     };
     let limits = Limits::default();
-    let preprocess = Preprocess { size, resize, crop: CropMode::Center, crops: 1, flip: Flip::None, limits };
+    let preprocess =
+        Preprocess { size, resize, crop: CropMode::Center, crops: 1, flip: Flip::None, trim: Trim::None, limits };
     let crops = preprocess.prepare(png, |crop| RowKey::new(0, "parity", 0, crop)).map_err(|error| error.to_string())?;
     crops.into_iter().next().map(|crop| crop.pixels).ok_or_else(|| "no crop".to_owned())
 }

@@ -24,7 +24,7 @@ pub struct Fixture {
 impl Fixture {
     pub fn bytes(&self) -> u64 {
         // Files that only describe the others are no unit's.
-        let is_read = |path: &str| !path.contains("other/") && !path.ends_with(".json");
+        let is_read = |path: &str| !path.contains("other/") && !path.ends_with(".json") && !path.ends_with("/lock.mdb");
         self.objects.iter().filter(|(path, _)| is_read(path)).map(|(_, bytes)| bytes.len() as u64).sum()
     }
 }
@@ -161,6 +161,36 @@ pub fn folder() -> Fixture {
                 "z.jpeg|z.jpeg|-|-|image z".to_owned(),
             ],
         ],
+    }
+}
+
+/// As img2dataset writes files: what describes an image lies beside it.
+pub fn folder_with_captions() -> Fixture {
+    Fixture {
+        name: "folder, captions beside the images",
+        objects: objects(vec![
+            ("f/00000/000.jpg", b"image 0".to_vec()),
+            ("f/00000/000.txt", b"a cat\n".to_vec()),
+            ("f/00000/001.jpg", b"image 1".to_vec()),
+            ("f/00000/002.jpg", Vec::new()),
+            ("f/00000/002.txt", b"no image".to_vec()),
+            ("f/00000/003.webp", b"image 3".to_vec()),
+            ("f/00000/003.txt", b"\xff".to_vec()),
+            ("f/00000/004.jpg", b"image 4".to_vec()),
+            ("f/00000/004.txt", Vec::new()),
+            ("f/00000_stats.json", b"{}".to_vec()),
+        ]),
+        pattern: "f/",
+        names_for_http: "f/00000/{000.jpg,000.txt,001.jpg,002.jpg,002.txt,003.webp,003.txt,004.jpg,004.txt}",
+        expected: lines(&[
+            &[
+                "00000/000.jpg|00000/000.jpg|-|a cat|image 0",
+                "00000/001.jpg|00000/001.jpg|-|-|image 1",
+                "00000/002.jpg|00000/002.jpg|empty",
+            ],
+            &["00000/003.webp|00000/003.webp|bad_utf8_caption", "00000/004.jpg|00000/004.jpg|-||image 4"],
+        ]),
+        ..folder()
     }
 }
 

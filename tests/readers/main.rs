@@ -7,9 +7,15 @@ mod conformance;
 mod containers;
 mod corpora;
 mod example;
+mod ffhq;
 mod formats;
 mod imagenet;
+mod img2dataset;
+mod lmdb;
+mod lmdb_damage;
+mod lsun;
 mod messages;
+mod pages;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod stores;
@@ -24,6 +30,7 @@ fn every_format() -> Vec<Fixture> {
         formats::webdataset(),
         formats::webdataset_gzip(),
         formats::folder(),
+        formats::folder_with_captions(),
         formats::folder_with_directories(),
         formats::lengths_example(),
         containers::ffhq_records(),
@@ -36,6 +43,8 @@ fn every_format() -> Vec<Fixture> {
         imagenet::val_tar(),
         imagenet::train_folder(),
         imagenet::val_folder(),
+        lmdb::databases(),
+        lmdb::listed_databases(),
     ]
 }
 

@@ -48,6 +48,9 @@ async fn options_that_do_not_fit_are_refused() {
     assert!(sentence(Format::WebDataset, "x.tar", labels.clone()).await.contains("dataset.label"));
     let zero = DatasetOptions { unit_rows: 0, ..DatasetOptions::default() };
     assert!(sentence(Format::StyleGanZip, "x.zip", zero).await.contains("dataset.unit_rows"));
+    let list = DatasetOptions { list: Some("list.txt".into()), ..DatasetOptions::default() };
+    let text = sentence(Format::FfhqTfRecord, "x.tfrecords", list).await;
+    assert!(text.contains("\"folder\" and \"stylegan-zip\""), "{text}");
     assert!("tfrecord".parse::<Format>().unwrap_err().to_string().contains("folder, webdataset"));
     let store = in_memory(&[("d/a/1.jpg".into(), vec![1]), ("d/2.jpg".into(), vec![1])]).await;
     let folder = Arc::new(Folder::new(Location::in_store(store.clone(), "d"), labels.clone()));
@@ -101,4 +104,70 @@ async fn tables_that_cannot_be_read_say_what_to_do() {
     assert!(said(Format::Mds, "packed", Labels::Auto).await.contains("compressed with br:9"));
     let text = said(Format::Img2datasetParquet, "c", Labels::Auto).await;
     assert!(text.contains("none of the 1 shards") && text.contains("_stats.json"), "{text}");
+}
+
+#[tokio::test]
+async fn databases_that_are_not_there_say_what_to_do() {
+    let disk = on_disk(&[
+        ("locked_lmdb/lock.mdb".into(), vec![0; 100]),
+        ("zips/cat.zip".into(), b"PK".to_vec()),
+        ("a/data.mdb".into(), Vec::new()),
+    ]);
+    let root = disk.path().display().to_string();
+    let said = |place: &str, options: DatasetOptions| {
+        let url = format!("{root}/{place}");
+        async move { sentence(Format::LsunLmdb, &url, options).await }
+    };
+    let text = said("locked_lmdb", DatasetOptions::default()).await;
+    assert!(text.contains("has a lock.mdb, but no data.mdb"), "{text}");
+    let text = said("zips", DatasetOptions::default()).await;
+    assert!(text.contains("no LMDB databases at") && text.contains("1 other objects"), "{text}");
+    let text = said("zips/cat.zip", DatasetOptions::default()).await;
+    assert!(text.contains("unzip it"), "{text}");
+    let few = DatasetOptions { labels: Labels::Directory, classes: Some(0), ..DatasetOptions::default() };
+    let text = said("a", few).await;
+    assert!(text.contains("1 databases, but dataset.classes = 0"), "{text}");
+}
+
+/// Whoever points at Conceptual Captions as it is published is told how to fetch its images, with the command that fits.
+#[tokio::test]
+async fn tables_of_captions_are_explained() {
+    let cc3m = b"a cat .\thttp://host/1.jpg\n".repeat(5000);
+    let cc12m = b"url\tcaption\nhttp://host/1.jpg\ta cat\n".to_vec();
+    let objects = [
+        ("three/Train_GCC-training.tsv".into(), cc3m),
+        ("three/README.md".into(), b"captions".to_vec()),
+        ("twelve/cc12m.TSV".into(), cc12m),
+        ("other/notes.tsv".into(), b"size\tname\n".to_vec()),
+        ("both/00000.tar".into(), tar_of(&[])),
+        ("both/cc12m.tsv".into(), b"http://host/1.jpg\ta cat\n".to_vec()),
+    ];
+    let disk = on_disk(&objects);
+    let root = disk.path().display().to_string();
+    for (name, format) in Format::ALL {
+        for url in ["three", "three/", "three/Train_GCC-training.tsv", "three/*.tar"] {
+            let text = sentence(format, &format!("{root}/{url}"), DatasetOptions::default()).await;
+            let command = format!(
+                r"sed -i '1s/^/caption\turl\n/' {root}/three/Train_GCC-training.tsv && img2dataset --url_list "
+            );
+            assert!(text.contains("as CC3M is published") && text.contains(&command), "{name} {url}: {text}");
+            assert!(text.contains("--url_col url --caption_col caption --output_format webdataset"), "{text}");
+        }
+    }
+    let text = sentence(Format::WebDataset, &format!("{root}/twelve"), DatasetOptions::default()).await;
+    assert!(text.contains("a table of URLs and captions, as CC12M is published"), "{text}");
+    assert!(
+        text.contains(&format!("instead: img2dataset --url_list {root}/twelve/cc12m.TSV ")),
+        "no header is added: {text}"
+    );
+    let text = sentence(Format::WebDataset, &format!("{root}/other"), DatasetOptions::default()).await;
+    assert!(text.starts_with("no WebDataset shards"), "{text}");
+    // Beside shards a table says nothing.
+    let reader = open(Format::WebDataset, &format!("{root}/both"), DatasetOptions::default()).await.unwrap();
+    assert_eq!(reader.units().await.unwrap().len(), 1);
+    // Elsewhere the file has to be fetched first: the command names it without the store.
+    let served = Served::start(&objects).await;
+    let url = format!("{}/three/Train_GCC-training.tsv", served.url());
+    let text = sentence(Format::Folder, &url, DatasetOptions::default()).await;
+    assert!(text.contains("img2dataset --url_list Train_GCC-training.tsv "), "{text}");
 }

@@ -144,16 +144,24 @@ pub struct Faulty {
     faults: AtomicU32,
     /// The range of each GET, none for a whole object.
     gets: Mutex<Vec<Option<GetRange>>>,
+    requests: AtomicU32,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<InMemory>, fault: Fault, times: u32) -> Faulty {
-        Faulty { inner, fault, times, tried: Mutex::default(), faults: AtomicU32::new(0), gets: Mutex::default() }
+        let (tried, gets) = Default::default();
+        let (faults, requests) = Default::default();
+        Faulty { inner, fault, times, tried, faults, requests, gets }
     }
 
     /// The ranges of all GETs since this was asked last.
     pub fn take_gets(&self) -> Vec<Option<GetRange>> {
         std::mem::take(&mut self.gets.lock().unwrap())
+    }
+
+    /// How many reads and listings were asked for.
+    pub fn requests(&self) -> u32 {
+        self.requests.load(Ordering::SeqCst)
     }
 
     pub fn faults(&self) -> u32 {
@@ -177,6 +185,7 @@ impl Faulty {
         if !options.head {
             self.gets.lock().unwrap().push(options.range.clone());
         }
+        self.requests.fetch_add(1, Ordering::SeqCst);
         if !self.strikes(location, &options) {
             return self.inner.get_opts(location, options).await;
         }
@@ -219,6 +228,7 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         self.inner.list(prefix)
     }
 

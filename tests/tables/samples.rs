@@ -176,7 +176,7 @@ async fn a_gallery_shows_samples() -> Outcome {
     complete(&OutputDir::local(folder.path())?.of()).await?;
     let files = ["page.html", "sheet.png"].map(|file| folder.path().join(file));
     let options = GalleryOptions::new(folder.path().display().to_string(), files.to_vec());
-    assert!(describe(&options).await?.contains("of the 3 units"));
+    assert!(describe(&options).await?.contains("of the 3 files"));
     let summary = gallery(&options).await?;
     assert_eq!((summary.table, summary.shown, summary.with_original, summary.psnr), (Table::Samples, 10, 0, None));
     assert!(summary.to_string().ends_with("sheet.png: 10 samples"), "{summary}");

@@ -1,7 +1,8 @@
 //! Images and their masks: two folders, matched by the names of their files.
 
 use crate::datasets::{
-    DatasetError, DatasetOptions, Folder, IMAGES, Listing, Location, Object, ReadAhead, Reader, Sample, Unit,
+    DatasetError, DatasetOptions, Folder, IMAGES, Listing, Location, NotDownloaded, Object, ReadAhead, Reader, Sample,
+    Unit,
 };
 use crate::digest::hex;
 use crate::flow::{BoxError, Emitter};
@@ -176,5 +177,5 @@ pub(super) async fn read(
         })
     };
     let reader: Arc<dyn Reader> = inputs.reader.clone();
-    reading::read(reader, units, |_, _| true, item, out).await
+    reading::read(reader, units, |_, _| true, item, NotDownloaded::default(), out).await
 }

@@ -5,14 +5,14 @@ use super::inputs::Inputs;
 use super::mask::White;
 use crate::chain::{Compat, Condition, EditOptions, MaskRule, RowCondition};
 use crate::config::Pipeline;
-use crate::datasets::{DatasetOptions, Reader, Unit};
-use crate::imaging::Preprocess;
+use crate::datasets::{Captions, DatasetOptions, Reader, Unit};
+use crate::imaging::{Preprocess, Trim};
 use crate::jobs::JobError;
 use crate::jobs::encode::{preprocess_of, preprocessing};
 use crate::jobs::model::{Model, Painter, refused};
 use crate::jobs::sample::{SampleOptions, condition};
 use crate::jobs::work::{Pending, Work, outlook};
-use crate::tables::{EditSelection, RowSelection, SamplesIdentity};
+use crate::tables::{EditSelection, Preprocessing, RowSelection, SamplesIdentity};
 use std::fmt;
 use std::sync::Arc;
 
@@ -35,7 +35,8 @@ impl EditPlan {
     pub async fn make(pipeline: &Pipeline, options: &SampleOptions) -> Result<EditPlan, JobError> {
         let section = &pipeline.edit;
         let model = Model::open(pipeline, (options.device, options.overwrite), &section.compat).await?;
-        let preprocess = preprocess_of(pipeline)?;
+        // Masks are drawn over images as they are: nothing is trimmed, whatever the dataset's images need.
+        let preprocess = Preprocess { trim: Trim::None, ..preprocess_of(pipeline)? };
         if preprocess.rows_per_image() != 1 {
             let message = "edit takes one crop of an image: set image.crops = 1 and image.flip = \"none\"";
             return Err(JobError::Usage(message.to_owned()));
@@ -56,7 +57,8 @@ impl EditPlan {
 
         let unit_rows = pipeline.sample.unit_rows;
         let max_bytes = preprocess.limits.max_bytes;
-        let dataset = DatasetOptions { unit_rows, max_bytes, ..DatasetOptions::default() };
+        let captions = Captions::None;
+        let dataset = DatasetOptions { unit_rows, max_bytes, captions, ..DatasetOptions::default() };
         let inputs = Inputs::find(&section.images, &section.masks, dataset).await?;
         let units = inputs.reader.units().await.map_err(|error| JobError::Usage(error.to_string()))?;
         let rows = RowSelection {
@@ -66,7 +68,7 @@ impl EditPlan {
         };
         let edit = EditSelection {
             inputs: inputs.digest.clone(),
-            preprocessing: preprocessing(pipeline),
+            preprocessing: Preprocessing { trim: None, ..preprocessing(pipeline) },
             white: section.white.clone(),
             repeats: options.repeats.clone(),
             start: options.start.unwrap_or_else(|| config.scales()),

@@ -4,21 +4,22 @@ mod plan;
 mod retry;
 mod stages;
 
-pub(super) use plan::preprocessing;
 pub use plan::{EncodePlan, Settings, preprocess_of, reader_of, tokenizer_of};
+pub(super) use plan::{config_of, preprocessing};
 
 use self::retry::{Attempts, RetryWriter};
 use super::running::Running;
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
 use crate::config::Pipeline;
+use crate::datasets::Unit;
 use crate::flow::{Flow, Report};
 use crate::launch::Rank;
 use crate::progress::Display;
 use crate::reject::Reason;
 use crate::tables::{Identity, OutputDir};
+use crate::torch;
 use crate::torch::device::DeviceChoice;
-use crate::{datasets::Unit, torch};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -81,6 +82,7 @@ pub async fn encode(
         &plan.device.line,
         plan.settings,
     );
+    let (not_downloaded, unfinished) = (plan.not_downloaded.clone(), plan.unfinished.clone());
     let units = attempts.as_ref().map_or_else(|| pending.units.clone(), |attempts| attempts.units(&pending));
     let retried = attempts.is_some();
     let (committed, report) = if units.is_empty() {
@@ -93,7 +95,11 @@ pub async fn encode(
         false => pending.earlier(&output).await?,
         true => retry::before(&committed, pending.finished_in(&output).await?.earlier(&output).await?),
     };
-    let summary = recorder.summary(committed, earlier, report.as_ref(), started.elapsed());
+    let mut summary = recorder.summary(committed, earlier, report.as_ref(), started.elapsed());
+    summary.unfinished = unfinished;
+    if !retried {
+        summary.not_downloaded = not_downloaded.counts();
+    }
     output.put(&facts::file_name::<Identity>(options.rank), summary.to_json()).await.map_err(JobError::failed)?;
     tracing::info!("{summary}");
     summary.verdict(pipeline.run.max_reject_fraction)?;
@@ -109,7 +115,7 @@ async fn run(
     display: &Display,
     cancel: CancellationToken,
 ) -> Result<(Committed, Report<Unit>), JobError> {
-    let EncodePlan { reader, preprocess, tokenizer, work, settings, .. } = plan;
+    let EncodePlan { reader, preprocess, tokenizer, work, settings, not_downloaded, .. } = plan;
     let seed = pipeline.run.seed;
     let running = Running::start(pipeline, &units, (display, cancel));
 
@@ -117,7 +123,7 @@ async fn run(
     let side = preprocess.size;
     let again = attempts.as_ref().map(Attempts::again).unwrap_or_default();
     let flow = Flow::source(&running.engine, "read", move |sample| stages::cost(sample, &preprocess), {
-        move |out| stages::read(reader, units, again, out)
+        move |out| stages::read(reader, units, again, not_downloaded, out)
     })
     .map("decode", settings.decode_workers, move |sample| stages::decode(sample, &preprocess, seed))
     .batch(settings.batch_size as usize)

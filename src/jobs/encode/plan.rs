@@ -3,9 +3,9 @@
 use super::EncodeOptions;
 use super::retry::Attempts;
 use crate::config::{ByteSize, DType, Pipeline};
-use crate::datasets::{self, DatasetOptions, Reader, Unit};
+use crate::datasets::{self, DatasetOptions, NotDownloaded, Reader, Unit};
 use crate::digest::hex;
-use crate::imaging::{CropMode, Flip, Limits, Preprocess, Resize};
+use crate::imaging::{CropMode, Flip, Limits, Preprocess, Resize, Trim};
 use crate::jobs::work::{self, Pending, Work, bytes_of};
 use crate::jobs::{JobError, open_output};
 use crate::tables::{FORMAT_VERSION, Identity, Preprocessing, Provenance, Run, Selection};
@@ -29,6 +29,10 @@ pub struct EncodePlan {
     pub tokenizer: Tokenizer,
     /// All units of the dataset, in its order, and where they go.
     pub work: Work<Identity>,
+    /// Shards that are no units because they are not finished.
+    pub unfinished: Vec<String>,
+    /// Counts the rows without an image, while the work is done.
+    pub not_downloaded: NotDownloaded,
     pub settings: Settings,
     pub device: DeviceInUse,
 }
@@ -57,6 +61,7 @@ impl EncodePlan {
 
         let reader = reader_of(pipeline).await?;
         let units: Vec<Arc<Unit>> = reader.units().await.map_err(usage)?.into_iter().map(Arc::new).collect();
+        let unfinished = reader.unfinished().await.map_err(usage)?;
 
         let batch = if device.class == "cpu" { BATCH_ON_CPU } else { BATCH_ON_CUDA };
         let threads = pipeline.run.threads.resolve(recorded.as_ref().map(|id| id.threads), work::processors);
@@ -90,6 +95,8 @@ impl EncodePlan {
             preprocess,
             tokenizer,
             work: Work { units, provenance, url: pipeline.output.url.clone(), recorded: recorded.is_some() },
+            unfinished,
+            not_downloaded: NotDownloaded::default(),
             settings,
             device,
         })
@@ -125,6 +132,8 @@ pub async fn reader_of(pipeline: &Pipeline) -> Result<Arc<dyn Reader>, JobError>
         labels: section.labels.parse().map_err(usage)?,
         captions: section.captions.parse().map_err(usage)?,
         classes: section.classes,
+        // The exact size of the bars follows from it.
+        original_sizes: pipeline.image.trim != "none",
         max_bytes: pipeline.image.max_bytes.0,
         unit_rows: section.unit_rows,
         ..DatasetOptions::default()
@@ -163,26 +172,32 @@ pub fn preprocess_of(pipeline: &Pipeline) -> Result<Preprocess, JobError> {
             "both" => Flip::Both,
             other => return Err(unknown("flip", other)),
         },
+        trim: match image.trim.as_str() {
+            "none" => Trim::None,
+            "white-border" => Trim::WhiteBorder,
+            other => return Err(unknown("trim", other)),
+        },
         limits: Limits { max_pixels: image.max_pixels, max_bytes: image.max_bytes.0, min_side: image.min_side },
     })
 }
 
 /// The pipeline's tokenizer on a device.
 pub fn tokenizer_of(pipeline: &Pipeline, device: &DeviceInUse, dtype: DType) -> Result<Tokenizer, JobError> {
-    let section = &pipeline.tokenizer;
-    let config = match &section.ddconfig {
-        None => None,
-        Some(ddconfig) => {
-            let value = serde_json::json!({
-                "ddconfig": ddconfig, "embed_dim": section.embed_dim, "n_embed": section.n_embed,
-            });
-            let config: VqganConfig = serde_json::from_value(value)
-                .map_err(|error| JobError::Usage(format!("tokenizer.ddconfig, embed_dim, n_embed: {error}")))?;
-            Some(config)
-        }
-    };
     let options = TokenizerOptions { device: device.device, dtype, ..TokenizerOptions::default() };
-    Tokenizer::load(&section.weights, config, options).map_err(|error| JobError::Usage(error.to_string()))
+    Tokenizer::load(&pipeline.tokenizer.weights, config_of(pipeline)?, options)
+        .map_err(|error| JobError::Usage(error.to_string()))
+}
+
+/// The shape of the tokenizer's network, where the pipeline gives it.
+pub fn config_of(pipeline: &Pipeline) -> Result<Option<VqganConfig>, JobError> {
+    let section = &pipeline.tokenizer;
+    let Some(ddconfig) = &section.ddconfig else { return Ok(None) };
+    let value = serde_json::json!({
+        "ddconfig": ddconfig, "embed_dim": section.embed_dim, "n_embed": section.n_embed,
+    });
+    let config = serde_json::from_value(value)
+        .map_err(|error| JobError::Usage(format!("tokenizer.ddconfig, embed_dim, n_embed: {error}")))?;
+    Ok(Some(config))
 }
 
 pub fn preprocessing(pipeline: &Pipeline) -> Preprocessing {
@@ -196,6 +211,7 @@ pub fn preprocessing(pipeline: &Pipeline) -> Preprocessing {
         max_pixels: image.max_pixels,
         max_bytes: image.max_bytes.0,
         min_side: image.min_side,
+        trim: Some(image.trim.clone()).filter(|trim| trim != "none"),
     }
 }
 
@@ -209,7 +225,7 @@ async fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
     if let Some(classes) = section.classes {
         settings.insert("classes".to_owned(), classes.to_string());
     }
-    if ["folder", "imagenet-folder"].contains(&section.format.as_str()) {
+    if matches!(section.format.as_str(), "folder" | "imagenet-folder" | "lsun-lmdb") {
         settings.insert("unit_rows".to_owned(), section.unit_rows.to_string());
     }
     if let Some(list) = &section.list {
@@ -252,6 +268,9 @@ impl fmt::Display for Description<'_> {
             pipeline.dataset.format,
             pipeline.dataset.url
         )?;
+        if let Some(first) = plan.unfinished.first() {
+            writeln!(f, "           {} unfinished shards are passed over, {first} first", plan.unfinished.len())?;
+        }
         writeln!(
             f,
             "           {} for this process, {} to do, {}",

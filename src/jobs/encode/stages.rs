@@ -1,7 +1,7 @@
 //! What each stage of `encode` does with an item.
 
 use super::retry::Again;
-use crate::datasets::{Reader, Sample, Unit};
+use crate::datasets::{NotDownloaded, Reader, Sample, Unit};
 use crate::flow::{BoxError, Emitter};
 use crate::imaging::{Crop, Preprocess};
 use crate::jobs::reading;
@@ -46,18 +46,19 @@ pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
     again: BTreeMap<String, Arc<Again>>,
+    not_downloaded: NotDownloaded,
     out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {
     let wanted = |unit: &Unit, index: u64| again.get(&unit.name).is_none_or(|again| again.has(index));
     let item = |unit, sample| -> BoxFuture<'static, _> { Box::pin(ready(Ok(Read { unit, sample }))) };
-    reading::read(reader, units, wanted, item, out).await
+    reading::read(reader, units, wanted, item, not_downloaded, out).await
 }
 
 /// Encoded bytes to crops, or a reject with its reason.
 pub fn decode(read: Read, preprocess: &Preprocess, seed: u64) -> Vec<Result<Prepared, Reject>> {
     let Read { unit, sample } = read;
     let row = |crop| RowKey::new(seed, &unit.name, sample.index, crop);
-    let crops = match preprocess.prepare(&sample.image, row) {
+    let crops = match preprocess.prepare_padded(&sample.image, sample.original, row) {
         Ok(crops) => crops,
         Err(error) => {
             let reason = error.reason();

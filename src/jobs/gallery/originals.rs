@@ -109,7 +109,7 @@ impl Search<'_> {
         }
         let row = |crop| RowKey::new(self.seed, &self.unit.name, sample.index, crop);
         // A picture that cannot be decoded now is another one than before: the page shows that it is missing.
-        let Ok(crops) = self.preprocess.prepare(&sample.image, row) else { return };
+        let Ok(crops) = self.preprocess.prepare_padded(&sample.image, sample.original, row) else { return };
         for (place, chosen) in wanted {
             let (row, side) = (&chosen.row, self.preprocess.size);
             let crop = crops.iter().find(|crop| {

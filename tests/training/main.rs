@@ -1,0 +1,5 @@
+//! Training from outside: the order of batches, and what a run that goes on sees.
+
+mod loader;
+#[path = "../tables/support/mod.rs"]
+mod tables_support;
