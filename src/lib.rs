@@ -29,6 +29,7 @@ pub mod launch;
 pub mod progress;
 pub mod random;
 pub mod reject;
+pub mod retry;
 pub mod tables;
 pub mod text;
 pub mod torch;

@@ -15,10 +15,11 @@ use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
 use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
 use imagebart::jobs::verify::verify;
-use imagebart::jobs::{JobError, open_output};
+use imagebart::jobs::{JobError, open_output, output_error};
 use imagebart::launch::Rank;
 use imagebart::progress::Display;
 use imagebart::reject::Reason;
+use imagebart::tables::TableError;
 use imagebart::torch::device::DeviceChoice;
 use imagebart::transformer::Variant;
 use std::process::ExitCode;
@@ -103,7 +104,10 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
         }
         Command::Verify { url } => {
             let output = open_output(&url, false).await?;
-            let report = verify(&output).await.map_err(JobError::failed)?;
+            let report = verify(&output).await.map_err(|error| match error {
+                TableError::Store { .. } => output_error(&url, error),
+                error => JobError::failed(error),
+            })?;
             println!("{report}");
             if report.is_ok() { Ok(()) } else { Err(JobError::Failed(format!("{url} has problems"))) }
         }

@@ -1,6 +1,7 @@
 //! Damaged containers, for every reader of one: nothing panics, every read ends, and what is reported is sound.
 
 use super::*;
+use crate::retry::Retries;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -11,7 +12,8 @@ use std::sync::Arc;
 const MAX_BYTES: u64 = 2000;
 
 fn options() -> DatasetOptions {
-    let read_ahead = ReadAhead { chunk: 512, parallel: 1, attempts: 1, backoff: std::time::Duration::ZERO };
+    let retries = Retries { attempts: 1, ..Retries::default() };
+    let read_ahead = ReadAhead { chunk: 512, parallel: 1, retries };
     DatasetOptions { max_bytes: MAX_BYTES, unit_rows: 3, read_ahead, ..DatasetOptions::default() }
 }
 

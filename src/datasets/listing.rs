@@ -6,15 +6,18 @@
 
 use super::brace;
 use super::caption_table;
+use super::inquire::{self, parse_path};
 use super::range_reader::{Object, ReadAhead};
-use super::store::{Location, credentials_hint};
+use super::store::Location;
 use super::{DatasetError, Source, Unit};
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectMeta;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt};
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
+
+pub(super) use super::inquire::head;
 
 /// The most objects one URL may name by braces.
 const MAX_NAMES: u64 = 1_000_000;
@@ -142,8 +145,7 @@ impl Listing {
             if !seen.insert(path) {
                 return Err(DatasetError::Config(format!("{} names {path} twice", location.url)));
             }
-            let etag = meta.e_tag.clone().filter(|_| location.lasting_etags);
-            objects.push(Source { path: path.to_owned(), size: meta.size, etag });
+            objects.push(Source { path: path.to_owned(), size: meta.size, etag: location.etag(meta) });
         }
         if objects.is_empty() {
             let (url, what, endings) = (&location.url, wanted.what, wanted.extensions.join(", "));
@@ -175,23 +177,6 @@ impl Listing {
     pub fn location(&self, relative: &str) -> Result<Path, DatasetError> {
         let full = if self.root.is_empty() { relative.to_owned() } else { format!("{}/{relative}", self.root) };
         parse_path(&full)
-    }
-}
-
-fn parse_path(path: &str) -> Result<Path, DatasetError> {
-    Path::parse(path).map_err(|e| DatasetError::Config(format!("{path} is not a path of an object store: {e}")))
-}
-
-/// The error of a store while listing, as a sentence for the user.
-fn refused(location: &Location, source: object_store::Error) -> DatasetError {
-    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
-    let url = &location.url;
-    match source {
-        NotFound { .. } => DatasetError::Config(format!("{url} does not exist")),
-        PermissionDenied { .. } | Unauthenticated { .. } => {
-            DatasetError::Config(format!("access to {url} was refused: {}", credentials_hint(url)))
-        }
-        source => DatasetError::Store { path: url.clone(), source },
     }
 }
 
@@ -274,12 +259,7 @@ impl<'a> Finder<'a> {
                 "{url} is on plain HTTP, which cannot list: name the files, as in shard-{{0000..0123}}.tar"
             )));
         }
-        let path = parse_path(prefix)?;
-        let path = (!path.as_ref().is_empty()).then_some(path);
-        let mut all: Vec<ObjectMeta> = match self.location.store.list(path.as_ref()).try_collect().await {
-            Err(object_store::Error::NotFound { .. }) => Vec::new(),
-            other => other.map_err(|e| refused(self.location, e))?,
-        };
+        let mut all = inquire::list(self.location, prefix).await?;
         all.sort_unstable_by(|a, b| a.location.as_ref().as_bytes().cmp(b.location.as_ref().as_bytes()));
         Ok(all)
     }
@@ -365,14 +345,6 @@ impl<'a> Finder<'a> {
         }
         self.metas.extend(listed.map(|(_, meta)| meta));
         Ok(())
-    }
-}
-
-/// What the store knows of one object; `None` if it is not there.
-pub(super) async fn head(location: Arc<Location>, name: String) -> Result<Option<ObjectMeta>, DatasetError> {
-    match location.store.head(&parse_path(&name)?).await {
-        Err(object_store::Error::NotFound { .. }) => Ok(None),
-        other => other.map(Some).map_err(|e| refused(&location, e)),
     }
 }
 

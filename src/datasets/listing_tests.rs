@@ -1,5 +1,7 @@
 use super::*;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
+use object_store::path::Path;
 use std::sync::Arc;
 
 const TARS: Wanted = Wanted { what: "shards", extensions: &[".tar", ".tar.gz"] };

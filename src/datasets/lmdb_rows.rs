@@ -189,7 +189,11 @@ impl Rows<'_> {
     async fn send(&self, key: String, index: u64, image: Result<Bytes, Problem>) -> Result<(), DatasetError> {
         let source = self.source.to_owned();
         match image {
-            Ok(image) => self.out.sample(Sample { source, key, index, label: self.label, caption: None, image }).await,
+            Ok(image) => {
+                self.out
+                    .sample(Sample { source, key, index, label: self.label, caption: None, original: None, image })
+                    .await
+            }
             Err((reason, message)) => self.out.reject(self.unit, &source, &key, index, reason, message).await,
         }
     }

@@ -126,8 +126,7 @@ impl Mds {
             let path = format!("{directory}{name}");
             let full = listing.location(&path)?.to_string();
             if let Some(meta) = head(Arc::new(location.clone()), full).await? {
-                let etag = meta.e_tag.filter(|_| location.lasting_etags);
-                return Ok(Ok((Source { path, size: meta.size, etag }, zstd)));
+                return Ok(Ok((Source { path, size: meta.size, etag: location.etag(&meta) }, zstd)));
             }
         }
         let raw = &shard.raw_data.basename;

@@ -1,19 +1,20 @@
 //! Reads an object from its beginning to its end by ranged GETs that run ahead, never holding it whole.
 //!
 //! At most [`ReadAhead::parallel`] + 1 ranges of [`ReadAhead::chunk`] bytes are in memory. A request that fails in a way that
-//! can pass is repeated with backoff; a body that breaks is resumed after the last byte received. Every answer must come from
-//! the same version of the object (size, entity tag, time of change): else the unit fails with [`DatasetError::Changed`].
+//! can pass, or gets no answer, is repeated with backoff; a body that breaks or stands still is resumed after the last byte
+//! received. Every answer must come from the same version of the object: the same size and the same entity tag or, where the
+//! store gives none, the same time of change. Else the unit fails with [`DatasetError::Changed`].
 
 use super::task::Task;
 use super::{DatasetError, Source};
+use crate::retry::{Failures, Retries};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 /// How far and in which steps objects are read ahead, and how failures are repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,16 +23,39 @@ pub struct ReadAhead {
     pub chunk: u64,
     /// How many GETs of one object are under way beyond the chunk being read.
     pub parallel: usize,
-    /// How often a range is asked for before the unit fails. The store's own retries come on top, for each time.
-    pub attempts: u32,
-    /// The wait after the first failure; it doubles each time.
-    pub backoff: Duration,
+    /// How often a range is asked for before the unit fails, and how long an answer may take. The store's own retries come
+    /// on top, for each time.
+    pub retries: Retries,
 }
 
 impl Default for ReadAhead {
     fn default() -> Self {
-        ReadAhead { chunk: 8 << 20, parallel: 2, attempts: 4, backoff: Duration::from_millis(250) }
+        ReadAhead { chunk: 8 << 20, parallel: 2, retries: Retries::default() }
     }
+}
+
+/// What tells one state of an object from the next, besides its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Version {
+    /// Its entity tag.
+    Tag(String),
+    /// In microseconds since 1970, where the store gives no entity tag.
+    ChangedAt(i64),
+}
+
+impl Version {
+    fn of(meta: &ObjectMeta) -> Version {
+        match &meta.e_tag {
+            Some(etag) => Version::Tag(bare_etag(etag).to_owned()),
+            None => Version::ChangedAt(meta.last_modified.timestamp_micros()),
+        }
+    }
+}
+
+/// An entity tag without its quotes and its mark of weakness: Azure lists `0x1` and answers `"0x1"`, and servers that compress
+/// on the way answer `W/"1"` for what HEAD called `"1"`.
+pub(super) fn bare_etag(etag: &str) -> &str {
+    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
 }
 
 /// An object in its store, with what is known of its version.
@@ -44,7 +68,7 @@ pub struct Object {
     size: u64,
     etag: Option<Arc<str>>,
     /// The version the first answer came from.
-    version: Arc<OnceLock<(Option<String>, i64)>>,
+    version: Arc<OnceLock<Version>>,
     options: ReadAhead,
 }
 
@@ -70,32 +94,27 @@ impl Object {
     /// Reads `range`, repeating and resuming as needed. Fails unless all bytes came from one version of the object.
     pub async fn get(&self, range: Range<u64>) -> Result<Bytes, DatasetError> {
         let mut received = Vec::new();
-        let mut attempt = 1;
+        let mut failures = Failures::new(self.options.retries);
         loop {
-            let start = range.start + received.iter().map(|b: &Bytes| b.len() as u64).sum::<u64>();
+            let start = range.start + length(&received);
             if start >= range.end {
                 return Ok(joined(received));
             }
-            let error = match self.get_once(start..range.end, &mut received).await {
-                Ok(()) => continue,
-                Err(error) => error,
-            };
-            match error {
-                DatasetError::Store { source, path } if may_pass(&source) && attempt < self.options.attempts => {
-                    let wait = self.options.backoff * 2u32.saturating_pow(attempt - 1);
-                    tracing::warn!(%path, attempt, of = self.options.attempts, ?wait, error = %source, "reading again");
-                    tokio::time::sleep(wait).await;
-                    attempt += 1;
+            match self.get_once(start..range.end, &mut received).await {
+                Ok(()) => {}
+                Err(DatasetError::Store { source, path }) => {
+                    if let Err(source) = failures.wait_after(&path, source).await {
+                        return Err(self.failed(source, path).await);
+                    }
                 }
-                DatasetError::Store { source, path } => return Err(self.failed(source, path).await),
-                error => return Err(error),
+                Err(error) => return Err(error),
             }
         }
     }
 
     /// What a failure for good was: a range that fails because the object shrank is a change, not a fault of the store.
     async fn failed(&self, source: object_store::Error, path: String) -> DatasetError {
-        let now = self.store.head(&self.path).await;
+        let now = self.options.retries.piece(self.store.head(&self.path)).await;
         match now.ok().and_then(|meta| self.check(&meta).err()) {
             Some(changed) => changed,
             None => DatasetError::Store { path, source },
@@ -105,32 +124,36 @@ impl Object {
     /// One request; what arrives is pushed to `received` even if the body breaks later.
     async fn get_once(&self, range: Range<u64>, received: &mut Vec<Bytes>) -> Result<(), DatasetError> {
         let failed = |source| DatasetError::Store { path: self.name.to_string(), source };
+        let retries = &self.options.retries;
         let whole = range == (0..self.size);
         // A whole object needs no range: the request is simpler, and servers without ranges can answer it.
         let options = GetOptions { range: (!whole).then(|| range.clone().into()), ..GetOptions::default() };
-        let result = match self.store.get_opts(&self.path, options).await {
+        let result = match retries.piece(self.store.get_opts(&self.path, options)).await {
             Err(object_store::Error::Precondition { source, .. }) => return Err(self.changed(source.to_string())),
             other => other.map_err(failed)?,
         };
         self.check(&result.meta)?;
         let wanted = range.end - range.start;
-        let before = length(received);
+        let (before, parts) = (length(received), received.len());
         match result.payload {
             // On a local disk: one read of the whole range, on a blocking thread.
-            GetResultPayload::File(..) => received.push(result.bytes().await.map_err(failed)?),
+            GetResultPayload::File(..) => received.push(retries.piece(result.bytes()).await.map_err(failed)?),
             GetResultPayload::Stream(mut body) => {
-                while let Some(bytes) = body.next().await {
-                    received.push(bytes.map_err(failed)?);
+                while let Some(bytes) = retries.piece(body.try_next()).await.map_err(failed)? {
+                    received.push(bytes);
                 }
             }
         }
-        match length(received) - before {
-            n if n == wanted => Ok(()),
-            n => Err(failed(object_store::Error::Generic {
-                store: "body",
-                source: format!("it ended after {n} of {wanted} bytes").into(),
-            })),
+        let arrived = length(received) - before;
+        if arrived > wanted {
+            // Which of these bytes are the right ones, nobody knows.
+            received.truncate(parts);
         }
+        if arrived != wanted {
+            let source = format!("the answer ended after {arrived} of {wanted} bytes").into();
+            return Err(failed(object_store::Error::Generic { store: "body", source }));
+        }
+        Ok(())
     }
 
     fn check(&self, meta: &ObjectMeta) -> Result<(), DatasetError> {
@@ -138,12 +161,12 @@ impl Object {
             return Err(self.changed(format!("{} bytes instead of {}", meta.size, self.size)));
         }
         if let (Some(listed), Some(now)) = (self.etag.as_deref(), meta.e_tag.as_deref())
-            && listed != now
+            && bare_etag(listed) != bare_etag(now)
         {
             return Err(self.changed(format!("entity tag {now} instead of {listed}")));
         }
-        let version = (meta.e_tag.clone(), meta.last_modified.timestamp_micros());
-        match self.version.get_or_init(|| version.clone()) == &version {
+        let version = Version::of(meta);
+        match *self.version.get_or_init(|| version.clone()) == version {
             true => Ok(()),
             false => Err(self.changed("two requests were answered from two versions".into())),
         }
@@ -165,11 +188,6 @@ fn joined(mut parts: Vec<Bytes>) -> Bytes {
     let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
     parts.iter().for_each(|part| all.extend_from_slice(part));
     all.freeze()
-}
-
-/// Whether a repetition can help: not when the object is missing, forbidden or named wrongly.
-fn may_pass(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::Generic { .. } | object_store::Error::JoinError { .. })
 }
 
 /// Streams one object in order.
@@ -248,7 +266,7 @@ mod tests {
         let data: Vec<u8> = (0..size).collect();
         store.put(&Path::from("o"), data.into()).await.unwrap();
         let source = Source { path: "o".into(), size: size.into(), etag: None };
-        let options = ReadAhead { chunk, parallel, attempts: 1, backoff: Duration::ZERO };
+        let options = ReadAhead { chunk, parallel, retries: Retries { attempts: 1, ..Retries::default() } };
         (store.clone(), RangeReader::new(Object::new(store, Path::from("o"), &source, &options)))
     }
 

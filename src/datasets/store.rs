@@ -5,13 +5,14 @@
 //! store is opened: a run without them stops before any work.
 
 use super::DatasetError;
+use super::range_reader::bare_etag;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::ClientConfigKey;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, ObjectMeta, ObjectStore, RetryConfig};
 use std::fmt;
 use std::path::{Component, Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -57,6 +58,11 @@ impl Location {
             lasting_etags: first.scheme != Scheme::Local,
             patterns: parts.into_iter().map(|part| part.path).collect(),
         })
+    }
+
+    /// The entity tag to record of an object, where there is one that survives a copy.
+    pub(super) fn etag(&self, meta: &ObjectMeta) -> Option<String> {
+        meta.e_tag.as_deref().filter(|_| self.lasting_etags).map(|etag| bare_etag(etag).to_owned())
     }
 
     /// A location in a store of one's own (an in-memory one in tests); `pattern` as in [`Location::open`], without scheme.
@@ -149,14 +155,17 @@ impl Address {
         match self.scheme {
             Scheme::Local => Ok(Arc::new(LocalFileSystem::new())),
             Scheme::Http => {
-                let options = ClientOptions::new().with_allow_http(true).with_timeout(TIMEOUT);
+                let options =
+                    ClientOptions::new().with_allow_http(true).with_timeout(TIMEOUT).with_read_timeout(READ_TIMEOUT);
                 let builder =
                     HttpBuilder::new().with_url(self.base()).with_client_options(options).with_retry(retries());
                 Ok(Arc::new(builder.build().map_err(failed)?))
             }
             Scheme::S3 => {
-                let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
-                let builder = AmazonS3Builder::from_env().with_bucket_name(&self.host).with_config(timeout, SECONDS);
+                let mut builder = AmazonS3Builder::from_env().with_bucket_name(&self.host);
+                for (key, value) in timeouts("AWS") {
+                    builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+                }
                 if !anonymous("AWS_SKIP_SIGNATURE") {
                     let probe = builder.clone().with_retry(one_retry()).build().map_err(failed)?;
                     probe.credentials().get_credential().await.map_err(|e| self.no_credentials(&e))?;
@@ -164,9 +173,10 @@ impl Address {
                 Ok(Arc::new(builder.with_retry(retries()).build().map_err(failed)?))
             }
             Scheme::Gcs => {
-                let timeout = GoogleConfigKey::Client(ClientConfigKey::Timeout);
-                let builder =
-                    GoogleCloudStorageBuilder::from_env().with_bucket_name(&self.host).with_config(timeout, SECONDS);
+                let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(&self.host);
+                for (key, value) in timeouts("GOOGLE") {
+                    builder = builder.with_config(GoogleConfigKey::Client(key), value);
+                }
                 if !anonymous("GOOGLE_SKIP_SIGNATURE") {
                     let probe = builder.clone().with_retry(one_retry()).build().map_err(failed)?;
                     probe.credentials().get_credential().await.map_err(|e| self.no_credentials(&e))?;
@@ -174,10 +184,10 @@ impl Address {
                 Ok(Arc::new(builder.with_retry(retries()).build().map_err(failed)?))
             }
             Scheme::Azure => {
-                let timeout = AzureConfigKey::Client(ClientConfigKey::Timeout);
-                let builder = MicrosoftAzureBuilder::from_env()
-                    .with_url(format!("{}/", self.base()))
-                    .with_config(timeout, SECONDS);
+                let mut builder = MicrosoftAzureBuilder::from_env().with_url(format!("{}/", self.base()));
+                for (key, value) in timeouts("AZURE") {
+                    builder = builder.with_config(AzureConfigKey::Client(key), value);
+                }
                 if !anonymous("AZURE_SKIP_SIGNATURE") {
                     let probe = builder.clone().with_retry(one_retry()).build().map_err(failed)?;
                     probe.credentials().get_credential().await.map_err(|e| self.no_credentials(&e))?;
@@ -200,10 +210,23 @@ const KNOWN: &str = "use a local path, file://, s3://, gs://, az://, abfs://, ht
 const CREDENTIALS: &str = "credentials are taken from the environment only, so that they reach no log";
 /// A whole request, body included; broken bodies are resumed, so a slow network loses nothing.
 const TIMEOUT: Duration = Duration::from_secs(120);
-const SECONDS: &str = "120 s";
+/// No byte for so long: the connection is dead.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The timeouts of a store's client that the environment does not set itself: `AWS_TIMEOUT`, `GOOGLE_READ_TIMEOUT`, ...
+fn timeouts(prefix: &'static str) -> impl Iterator<Item = (ClientConfigKey, String)> {
+    let set = move |key: &ClientConfigKey| {
+        let variable = format!("{prefix}_{}", key.as_ref().to_ascii_uppercase());
+        std::env::var_os(variable).is_some()
+    };
+    [(ClientConfigKey::Timeout, TIMEOUT), (ClientConfigKey::ReadTimeout, READ_TIMEOUT)]
+        .into_iter()
+        .filter(move |(key, _)| !set(key))
+        .map(|(key, time)| (key, format!("{} s", time.as_secs())))
+}
 
 /// Which variables give access to the store of a URL, for messages.
-pub(super) fn credentials_hint(url: &str) -> &'static str {
+pub(crate) fn credentials_hint(url: &str) -> &'static str {
     match url.split(':').next().unwrap_or_default() {
         "s3" | "s3a" => {
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true if the bucket is public"

@@ -1,19 +1,19 @@
 use super::*;
 use crate::datasets::Source;
 use crate::datasets::range_reader::{Object, ReadAhead};
+use crate::retry::Retries;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 async fn open(bytes: Vec<u8>, chunk: u64) -> Tar {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let source = Source { path: "o".into(), size: bytes.len() as u64, etag: None };
     store.put(&Path::from("o"), bytes.into()).await.unwrap();
-    let options = ReadAhead { chunk, parallel: 1, attempts: 1, backoff: Duration::ZERO };
+    let options = ReadAhead { chunk, parallel: 1, retries: Retries { attempts: 1, ..Retries::default() } };
     Tar::new(RangeReader::new(Object::new(store, Path::from("o"), &source, &options)))
 }
 

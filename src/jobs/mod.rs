@@ -17,7 +17,7 @@ pub mod text_tokenizer;
 pub mod verify;
 mod work;
 
-pub use places::open_output;
+pub use places::{open_output, output_error};
 
 use crate::config::ConfigError;
 use crate::tables::TableError;

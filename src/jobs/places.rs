@@ -1,8 +1,9 @@
 //! Opening the output directory that a pipeline or a command line names.
 
-use super::JobError;
-use crate::datasets::Location;
-use crate::tables::OutputDir;
+use super::{JobError, refusal};
+use crate::datasets::{Location, credentials_hint};
+use crate::retry::Refusal;
+use crate::tables::{OutputDir, TableError};
 use object_store::path::Path;
 use std::path::PathBuf;
 
@@ -21,7 +22,9 @@ pub async fn open_output(url: &str, create: bool) -> Result<OutputDir, JobError>
         return Err(JobError::Usage(format!("output {url} has braces or wildcards; give one directory")));
     }
     if url.contains("://") && !url.starts_with("file://") {
-        return Ok(OutputDir::new(location.store.clone(), Path::from(pattern.as_str()), None));
+        // As it is written: what reads the output later takes its URL without escapes, too.
+        let root = Path::parse(pattern).map_err(|error| JobError::Usage(format!("output {url}: {error}")))?;
+        return Ok(OutputDir::new(location.store.clone(), root, None));
     }
     // Paths of the local store count from the root.
     let disk = PathBuf::from("/").join(pattern);
@@ -32,4 +35,17 @@ pub async fn open_output(url: &str, create: bool) -> Result<OutputDir, JobError>
         return Err(JobError::Usage(format!("{} is not a directory; give an output.url of imagebart", disk.display())));
     }
     OutputDir::local(&disk).map_err(JobError::failed)
+}
+
+/// The end of a job whose output at `url` cannot be used: what its store refuses is the user's to resolve.
+pub fn output_error(url: &str, error: TableError) -> JobError {
+    let refused = match &error {
+        TableError::Store { source, .. } => Refusal::of(source),
+        _ => None,
+    };
+    match refused {
+        Some(Refusal::Denied) => JobError::Usage(format!("access to {url} was refused: {}", credentials_hint(url))),
+        Some(Refusal::Missing) => JobError::Usage(format!("the bucket or container of {url} does not exist")),
+        None => refusal(error),
+    }
 }

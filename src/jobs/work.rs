@@ -1,6 +1,6 @@
 //! What every job that fills a table shares: its output, its units, and which of them are left to do.
 
-use super::{JobError, open_output, refusal};
+use super::{JobError, open_output, output_error};
 use crate::config::DType;
 use crate::datasets::{Source, Unit};
 use crate::launch::Rank;
@@ -22,7 +22,10 @@ pub async fn recorded<I: Run>(url: &str, overwrite: bool) -> Result<Option<I>, J
     }
     // A local directory that is not there yet is no fault; everything else shows when the output is opened for writing.
     match open_output(url, false).await {
-        Ok(output) => Ok(output.of::<I>().manifest().await.map_err(refusal)?.map(|manifest| manifest.identity)),
+        Ok(output) => {
+            let manifest = output.of::<I>().manifest().await.map_err(|error| output_error(url, error))?;
+            Ok(manifest.map(|manifest| manifest.identity))
+        }
         Err(error) if url.contains("://") && !url.starts_with("file://") => Err(error),
         Err(_) => Ok(None),
     }
@@ -85,16 +88,21 @@ impl<I: Run> Work<I> {
         Manifest::new(&self.provenance, self.units.iter().map(unit).collect())
     }
 
-    /// Opens the output for writing: refuses one of another identity, or clears it when told to.
+    /// Opens the output for writing: see [`Work::begin`].
     pub async fn open(&self, rank: Rank, overwrite: bool) -> Result<OutputDir<I>, JobError> {
-        let output = open_output(&self.url, true).await?.of::<I>();
+        self.begin(open_output(&self.url, true).await?.of::<I>(), rank, overwrite).await
+    }
+
+    /// Begins a run in `output`, or goes on with one: refuses one of another identity, or clears it when told to.
+    pub async fn begin(&self, output: OutputDir<I>, rank: Rank, overwrite: bool) -> Result<OutputDir<I>, JobError> {
         let own = self.own(rank);
         let own: Vec<&str> = own.iter().map(|unit| unit.name.as_str()).collect();
         let manifest = self.manifest();
+        let refused = |error| output_error(&self.url, error);
         if overwrite {
-            output.overwrite(&manifest, &own, rank.rank == 0).await.map_err(refusal)?;
+            output.overwrite(&manifest, &own, rank.rank == 0).await.map_err(refused)?;
         } else {
-            output.begin(&manifest).await.map_err(refusal)?;
+            output.begin(&manifest).await.map_err(refused)?;
             output.sweep(&own).await.map_err(JobError::failed)?;
         }
         Ok(output)
@@ -119,7 +127,7 @@ impl<I: Run> Work<I> {
 /// This rank's share of `units` that is not done at `url`, if what is there is to be kept.
 pub async fn outlook<I: Run>(units: &[Arc<Unit>], (url, keep): (&str, bool), rank: Rank) -> Result<Pending, JobError> {
     let done = match open_output(url, false).await {
-        Ok(output) if keep => output.of::<I>().done().await.map_err(JobError::failed)?,
+        Ok(output) if keep => output.of::<I>().done().await.map_err(|error| output_error(url, error))?,
         _ => BTreeMap::new(),
     };
     Ok(split(units, rank, &done))

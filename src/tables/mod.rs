@@ -33,6 +33,7 @@ mod output;
 mod provenance;
 mod read;
 mod rejects;
+mod repeating;
 mod rows;
 mod run;
 mod samples;

@@ -1,8 +1,10 @@
 //! An output directory: which units are done, whose run it belongs to, and the traces of killed runs.
 
 use super::names::{UnitFile, file_of_path, path_of_file};
+use super::repeating::Repeating;
 use super::run::Run;
 use super::{Identity, Manifest, TableError};
+use crate::retry::Retries;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -20,6 +22,8 @@ const DELETES_IN_FLIGHT: usize = 16;
 /// An output directory in an object store, as runs of one kind see it: `OutputDir` is that of `encode`,
 /// `OutputDir<SamplesIdentity>` that of `sample` and `edit`. Both may be one directory ([`OutputDir::of`]).
 ///
+/// Requests of other stores that fail in a way that can pass are repeated: those that can be made twice.
+///
 /// A local store must be opened with `LocalFileSystem::with_fsync(true)`: only then does a commit survive a power cut.
 /// Local stores stage an upload as `name#1` and rename it; their listings hide such files, and so they are swept on the
 /// disk itself, below `disk`. Uploads that a killed run left unfinished in an object store cannot be listed through
@@ -29,13 +33,24 @@ pub struct OutputDir<I = Identity> {
     store: Arc<dyn ObjectStore>,
     root: Path,
     disk: Option<PathBuf>,
+    retries: Retries,
     run: PhantomData<fn() -> I>,
 }
 
 impl OutputDir {
     /// The directory `root` of `store`; `disk` is its path when the store is a local disk.
     pub fn new(store: Arc<dyn ObjectStore>, root: Path, disk: Option<PathBuf>) -> OutputDir {
-        OutputDir { store, root, disk, run: PhantomData }
+        OutputDir::repeating(store, root, disk, Retries::default())
+    }
+
+    /// The same, with requests repeated as told.
+    pub fn repeating(store: Arc<dyn ObjectStore>, root: Path, disk: Option<PathBuf>, retries: Retries) -> OutputDir {
+        // What fails on a local disk fails again.
+        let store = match disk {
+            Some(_) => store,
+            None => Arc::new(Repeating::new(store, retries)),
+        };
+        OutputDir { store, root, disk, retries, run: PhantomData }
     }
 
     /// The local directory `disk`, which must exist.
@@ -55,7 +70,8 @@ impl OutputDir {
 impl<I: Run> OutputDir<I> {
     /// The same directory as runs of another kind see it.
     pub fn of<J: Run>(&self) -> OutputDir<J> {
-        OutputDir { store: self.store.clone(), root: self.root.clone(), disk: self.disk.clone(), run: PhantomData }
+        let OutputDir { store, root, disk, retries, .. } = self.clone();
+        OutputDir { store, root, disk, retries, run: PhantomData }
     }
 
     /// The store the directory lies in.
@@ -148,7 +164,7 @@ impl<I: Run> OutputDir<I> {
                 })
                 .collect();
             let delete = |path: Path| async move {
-                match self.store.delete(&path).await {
+                match self.retries.run(path.as_ref(), || self.store.delete(&path)).await {
                     Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
                     Err(error) => Err(TableError::store(&path, error)),
                 }
@@ -233,8 +249,15 @@ impl<I: Run> OutputDir<I> {
     /// All objects in the folder of `table`, in the order of their paths.
     pub async fn list(&self, table: &str) -> Result<Vec<Path>, TableError> {
         let folder = self.file(table);
-        let listed = self.store.list(Some(&folder)).map_ok(|meta| meta.location).try_collect::<Vec<Path>>().await;
-        match listed {
+        let retries = self.retries;
+        let paths = || async {
+            let (mut pages, mut paths) = (self.store.list(Some(&folder)), Vec::new());
+            while let Some(meta) = retries.piece(pages.try_next()).await? {
+                paths.push(meta.location);
+            }
+            Ok(paths)
+        };
+        match retries.repeat(folder.as_ref(), paths).await {
             Ok(mut paths) => {
                 paths.sort();
                 Ok(paths)
@@ -245,11 +268,8 @@ impl<I: Run> OutputDir<I> {
     }
 
     async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {
-        let bytes = match self.store.get(path).await {
-            Ok(object) => object.bytes().await,
-            Err(error) => Err(error),
-        };
-        match bytes {
+        let whole = || async { self.store.get(path).await?.bytes().await };
+        match self.retries.run(path.as_ref(), whole).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(TableError::store(path, error)),

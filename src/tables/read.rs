@@ -274,7 +274,7 @@ struct ObjectReader {
 
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
+        async move { range_of(&self.store, &self.path, range).await.map_err(external) }.boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
@@ -292,6 +292,15 @@ impl AsyncFileReader for ObjectReader {
         }
         .boxed()
     }
+}
+
+/// A part of an object. As the only one of several ranges, because those are repeated as a whole when their body breaks off.
+pub(super) async fn range_of(
+    store: &Arc<dyn ObjectStore>,
+    path: &Path,
+    range: Range<u64>,
+) -> object_store::Result<Bytes> {
+    Ok(store.get_ranges(path, &[range]).await?.pop().unwrap_or_default())
 }
 
 fn external(error: object_store::Error) -> ParquetError {

@@ -4,6 +4,7 @@
 //! flipped bit anywhere, in pages, statistics or footer, is found, while the file stays plain Parquet for every reader.
 
 use super::TableError;
+use super::read::range_of;
 use crate::digest::hex;
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -51,7 +52,7 @@ pub async fn check_seal(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<(),
     let object = store.get(path).await.map_err(failed)?;
     let size = object.meta.size;
     let trailer = size.checked_sub(TRAILER).ok_or_else(|| damaged("the file is empty or truncated"))?;
-    let end = store.get_range(path, trailer..size).await.map_err(failed)?;
+    let end = range_of(store, path, trailer..size).await.map_err(failed)?;
     let (Some(length), Some(b"PAR1")) = (end.first_chunk::<4>(), end.get(4..8)) else {
         return Err(damaged("the file is truncated, or not Parquet: its end is not that of a Parquet file"));
     };
@@ -60,7 +61,7 @@ pub async fn check_seal(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<(),
         .checked_sub(length)
         .filter(|_| length <= MAX_FOOTER)
         .ok_or_else(|| damaged("the footer's length is damaged"))?;
-    let footer = store.get_range(path, start..trailer).await.map_err(failed)?;
+    let footer = range_of(store, path, start..trailer).await.map_err(failed)?;
     let place = find(&footer).ok_or_else(|| damaged("the metadata lacks imagebart.seal: not a file of imagebart"))?;
     let seal = footer.slice(place.clone());
     let place = start + place.start as u64..start + place.end as u64;

@@ -14,7 +14,19 @@ pub fn corpora(test: &str) -> Option<PathBuf> {
     directory
 }
 
-pub async fn samples(format: Format, url: &str, options: DatasetOptions) -> Vec<Sample> {
+/// Where a path of the corpora is read from: `$IMAGEBART_CORPORA_URL` is a copy of them in a store.
+pub fn placed(path: &str) -> String {
+    match (std::env::var("IMAGEBART_CORPORA_URL"), std::env::var("IMAGEBART_DATA_DIR")) {
+        (Ok(url), Ok(data)) => path.replace(&data, &url),
+        _ => path.to_owned(),
+    }
+}
+
+/// Every sample of the dataset at `path`, on the local disk or where [`placed`] says.
+pub async fn samples(format: Format, path: &str, mut options: DatasetOptions) -> Vec<Sample> {
+    let url = &placed(path);
+    options.list = options.list.map(|list| placed(&list));
+    options.mapping = options.mapping.map(|mapping| placed(&mapping));
     let reader = open(format, url, options).await.unwrap();
     let mut samples = Vec::new();
     for unit in reader.units().await.unwrap() {

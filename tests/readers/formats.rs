@@ -2,6 +2,7 @@
 
 use crate::example::LengthPrefixed;
 use imagebart::datasets::{DatasetOptions, Folder, Labels, Location, ReadAhead, Reader, WebDataset};
+use imagebart::retry::Retries;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,8 @@ impl Fixture {
 
 /// Small ranges, so that small objects are read in many steps; no waiting between attempts.
 pub fn options() -> DatasetOptions {
-    let read_ahead = ReadAhead { chunk: 700, parallel: 2, attempts: 3, backoff: Duration::ZERO };
+    let retries = Retries { attempts: 3, backoff: Duration::ZERO, ..Retries::default() };
+    let read_ahead = ReadAhead { chunk: 700, parallel: 2, retries };
     DatasetOptions {
         max_bytes: 5000,
         unit_rows: 3,

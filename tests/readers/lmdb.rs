@@ -9,6 +9,7 @@ use heed::{CommitOrAbort, EnvOpenOptions};
 use imagebart::datasets::{
     DatasetError, DatasetOptions, Entry, Labels, Location, LsunLmdb, ReadAhead, Reader, read_unit,
 };
+use imagebart::retry::Retries;
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,7 +151,8 @@ fn like_lsun(count: u64, size: usize) -> Vec<Step> {
 }
 
 pub fn reading(unit_rows: u64) -> DatasetOptions {
-    let read_ahead = ReadAhead { attempts: 1, backoff: Duration::ZERO, ..ReadAhead::default() };
+    let retries = Retries { attempts: 1, backoff: Duration::ZERO, ..Retries::default() };
+    let read_ahead = ReadAhead { retries, ..ReadAhead::default() };
     DatasetOptions { unit_rows, read_ahead, ..DatasetOptions::default() }
 }
 

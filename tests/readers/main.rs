@@ -16,6 +16,12 @@ mod lmdb_damage;
 mod lsun;
 mod messages;
 mod pages;
+#[path = "../python/mod.rs"]
+mod python;
+mod remote;
+#[allow(dead_code)] // Azure's and Google's are for tests/stores.
+#[path = "../stores/servers/mod.rs"]
+mod servers;
 #[path = "../skip/mod.rs"]
 mod skip;
 mod stores;

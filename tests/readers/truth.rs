@@ -1,6 +1,6 @@
 //! The formats of tables and containers on the corpora of `$IMAGEBART_DATA_DIR`, against what the corpora say of themselves.
 
-use crate::corpora::{corpora, jsonl, samples, sha256};
+use crate::corpora::{corpora, jsonl, placed, samples, sha256};
 use imagebart::datasets::{Captions, DatasetOptions, Format, Labels, Location, ParquetImages, Sample, Split, Table};
 use imagebart::imaging::{Limits, decode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ async fn hugging_face_tables_give_every_image_with_its_label() {
     let test = samples(Format::HfParquet, &format!("{url}/test-*"), options.clone()).await;
     assert_eq!(test.len(), 5);
     assert!(test.iter().all(|sample| sample.label.is_none()), "-1 is no class");
-    let location = Location::open(&url).await.unwrap();
+    let location = Location::open(&placed(&url)).await.unwrap();
     let names = ParquetImages::new(location, Table::HuggingFace, options).class_names().await.unwrap();
     assert_eq!(names.len(), 1000);
     assert!(names[0].starts_with("tench"), "{}", names[0]);

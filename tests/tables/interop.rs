@@ -3,14 +3,14 @@
 //! They are installed from PyPI, pinned in `tests/python/requirements.txt`, into a virtual environment below `target/`
 //! that later runs use again. Without Python or network the test is skipped, and says so.
 
-use crate::skip;
+use crate::{python, skip};
 
 use crate::support::{provenance, reject, rows, write_unit};
 use imagebart::reject::Reject;
 use imagebart::tables::{LatentRow, Layout, OutputDir, Provenance, SampleRow, SamplesIdentity};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 
 const READERS: [&str; 4] = ["pyarrow", "duckdb", "polars", "datasets"];
@@ -18,7 +18,7 @@ const READERS: [&str; 4] = ["pyarrow", "duckdb", "polars", "datasets"];
 #[tokio::test]
 async fn every_reader_sees_the_same_rows() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = match environment(root) {
+    let python = match python::environment("interop-venv", "python/requirements.txt") {
         Ok(python) => python,
         Err(why) => {
             skip::skipped(format_args!("interop: {why}"));
@@ -73,39 +73,11 @@ fn compare(reader: &str, read: &[Value], written: &[Value]) {
 fn read(root: &Path, python: &Path, reader: &str, files: &[PathBuf]) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
     let script = root.join("tests/python/read.py");
     let output = Command::new(python).arg(script).arg(reader).args(files).env("HF_HUB_OFFLINE", "1").output()?;
-    assert!(output.status.success(), "{reader}: {}", text(&output));
+    assert!(output.status.success(), "{reader}: {}", python::complaint(&output));
     let stdout = String::from_utf8(output.stdout)?;
     let last = stdout.lines().last().ok_or("the script printed nothing")?;
     let found: Value = serde_json::from_str(last)?;
     found["rows"].as_array().cloned().ok_or_else(|| format!("{reader} printed {last}").into())
-}
-
-/// A Python that has the readers, or why there is none. Installed once; the marker says for which requirements.
-fn environment(root: &Path) -> Result<PathBuf, String> {
-    let requirements = root.join("tests/python/requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements).map_err(|error| error.to_string())?;
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop-venv");
-    let (python, marker) = (venv.join("bin/python"), venv.join("installed.txt"));
-    if std::fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
-        return Ok(python);
-    }
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-    run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check", "-r"])
-        .arg(&requirements))?;
-    std::fs::write(&marker, wanted).map_err(|error| error.to_string())?;
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?} cannot be started: {error}"))?;
-    if output.status.success() { Ok(()) } else { Err(format!("{command:?} failed: {}", text(&output))) }
-}
-
-/// The last line of what a command complained about.
-fn text(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned()
 }
 
 fn latent_json(row: &LatentRow) -> Value {

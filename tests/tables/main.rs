@@ -2,6 +2,8 @@
 
 mod interop;
 mod latents;
+#[path = "../python/mod.rs"]
+mod python;
 mod samples;
 #[path = "../skip/mod.rs"]
 mod skip;

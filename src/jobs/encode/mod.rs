@@ -10,7 +10,7 @@ pub(super) use plan::{config_of, preprocessing};
 use self::retry::{Attempts, RetryWriter};
 use super::running::Running;
 use super::sink::{Committed, Writer};
-use super::{JobError, facts};
+use super::{JobError, facts, open_output};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
 use crate::flow::{Flow, Report};
@@ -21,7 +21,6 @@ use crate::tables::{Identity, OutputDir};
 use crate::torch;
 use crate::torch::device::DeviceChoice;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What an `encode` did.
@@ -55,14 +54,31 @@ pub async fn encode(
     display: &Display,
     cancel: CancellationToken,
 ) -> Result<EncodeSummary, JobError> {
-    let started = Instant::now();
     let prepared = EncodePlan::make(pipeline, options);
     let plan = tokio::select! {
         plan = prepared => plan?,
         () = cancel.cancelled() => return Err(JobError::Interrupted),
     };
+    let output = open_output(&plan.work.url, true).await?;
+    encode_into(plan, output, pipeline, options, display, cancel).await
+}
+
+/// The same for a plan and an output at hand: [`EncodePlan::reader`] may have been replaced by one of the caller's own, over a
+/// store that no URL names, as long as its units are those of the plan; `output` may lie in such a store.
+///
+/// # Errors
+/// As of [`encode`].
+pub async fn encode_into(
+    plan: EncodePlan,
+    output: OutputDir,
+    pipeline: &Pipeline,
+    options: &EncodeOptions,
+    display: &Display,
+    cancel: CancellationToken,
+) -> Result<EncodeSummary, JobError> {
+    let started = plan.started;
     tracing::info!("{}", plan.device.line);
-    let output = plan.work.open(options.rank, options.overwrite).await?;
+    let output = plan.work.begin(output, options.rank, options.overwrite).await?;
     plan.reader.keep().await;
     let pending = plan.work.pending(&output, options.rank).await?;
     let attempts = match &options.retry_rejects {

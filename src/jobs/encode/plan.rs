@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Images per forward pass when nobody says: activations of a full-size VQGAN at 256² take about 0.25 GB an image.
 const BATCH_ON_CPU: u32 = 4;
@@ -35,6 +36,8 @@ pub struct EncodePlan {
     pub not_downloaded: NotDownloaded,
     pub settings: Settings,
     pub device: DeviceInUse,
+    /// When planning began: the time of a run counts from here.
+    pub started: Instant,
 }
 
 /// Settings with every `auto` decided.
@@ -49,6 +52,7 @@ pub struct Settings {
 impl EncodePlan {
     /// Opens dataset, weights and device, and decides what was left open. Settings on `auto` take what the output records.
     pub async fn make(pipeline: &Pipeline, options: &EncodeOptions) -> Result<EncodePlan, JobError> {
+        let started = Instant::now();
         let recorded = work::recorded::<Identity>(&pipeline.output.url, options.overwrite).await?;
         let preprocess = preprocess_of(pipeline)?;
         let device = work::device_for(options.device, recorded.as_ref().map(|identity| identity.device.as_str()))?;
@@ -99,6 +103,7 @@ impl EncodePlan {
             not_downloaded: NotDownloaded::default(),
             settings,
             device,
+            started,
         })
     }
 

@@ -12,7 +12,7 @@ mod rows;
 mod samples;
 pub mod sheet;
 
-use super::{JobError, open_output, refusal};
+use super::{JobError, open_output, output_error, refusal};
 use crate::imaging::{ImageError, Rgb, encode_png};
 use crate::tables::{LatentsReader, OutputDir, SamplesIdentity, SamplesReader};
 use crate::torch::device::DeviceChoice;
@@ -196,8 +196,9 @@ async fn which(dir: &OutputDir, options: &GalleryOptions) -> Result<Table, JobEr
     if let Some(table) = options.table {
         return Ok(table);
     }
-    let latents = !dir.done().await.map_err(JobError::failed)?.is_empty();
-    let samples = !dir.of::<SamplesIdentity>().done().await.map_err(JobError::failed)?.is_empty();
+    let unusable = |error| output_error(&options.url, error);
+    let latents = !dir.done().await.map_err(unusable)?.is_empty();
+    let samples = !dir.of::<SamplesIdentity>().done().await.map_err(unusable)?.is_empty();
     // Where there is nothing, the refusal speaks of latents.
     Ok(if samples && !latents { Table::Samples } else { Table::Latents })
 }
