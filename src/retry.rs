@@ -3,7 +3,8 @@
 //! The clients of network stores repeat requests themselves. What is here comes on top of that, for every kind of store: a
 //! local disk, a store of the caller's own, and a network that was gone for longer than the client's patience.
 
-use object_store::Error;
+use bytes::Bytes;
+use object_store::{Error, GetResult};
 use std::time::Duration;
 
 /// How failed requests are repeated.
@@ -86,6 +87,21 @@ impl Failures {
         tokio::time::sleep(wait).await;
         Ok(())
     }
+}
+
+/// All bytes of an answer. One that ends early as if that were all is an error that may pass.
+pub async fn whole(answer: GetResult) -> Result<Bytes, Error> {
+    let wanted = answer.range.end.saturating_sub(answer.range.start);
+    let bytes = answer.bytes().await?;
+    if bytes.len() as u64 != wanted {
+        return Err(ended_early(bytes.len() as u64, wanted));
+    }
+    Ok(bytes)
+}
+
+/// The error of an answer with another number of bytes than it said.
+pub fn ended_early(arrived: u64, wanted: u64) -> Error {
+    Error::Generic { store: "body", source: format!("the answer ended after {arrived} of {wanted} bytes").into() }
 }
 
 /// What a store refuses for good.

@@ -19,7 +19,7 @@ fn options() -> DatasetOptions {
 
 /// Everything that a reader finds in one damaged file.
 fn read(path: &str, bytes: Vec<u8>, reader: fn(Location) -> Arc<dyn Reader>) -> Result<Vec<Vec<Entry>>, DatasetError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         store.put(&Path::from(path), bytes.into()).await.unwrap();

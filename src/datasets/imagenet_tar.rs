@@ -356,7 +356,7 @@ impl Images<'_> {
                 Ok(label) => {
                     let image = tar.body().await?.into();
                     let source = self.source.to_owned();
-                    self.out.sample(Sample { source, key, index, label, caption: None, image, original: None }).await?;
+                    self.out.sample(Sample { source, key, index, label, caption: None, original: None, image }).await?;
                 }
                 Err((reason, message)) => {
                     self.out.reject(self.unit, self.source, &key, index, reason, message).await?;

@@ -183,7 +183,7 @@ impl Default for DatasetOptions {
 /// is found by [`Reader::units`].
 ///
 /// ```
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use imagebart::datasets::{DatasetOptions, Format, open};
 /// let reader = open(Format::WebDataset, "/data/shard-{0000..0003}.tar", DatasetOptions::default()).await?;
 /// match reader.units().await {
@@ -213,8 +213,8 @@ pub async fn open(format: Format, url: &str, options: DatasetOptions) -> Result<
 fn check(format: Format, options: &DatasetOptions) -> Result<(), DatasetError> {
     let refuse = |sentence: &str| Err(DatasetError::Config(sentence.to_owned()));
     let imagenet = matches!(format, Format::ImageNetTar | Format::ImageNetFolder);
-    let lists = matches!(format, Format::Folder | Format::ImageNetFolder | Format::StyleGanZip | Format::LsunLmdb);
-    if !lists && options.list.is_some() {
+    let has_names = matches!(format, Format::Folder | Format::ImageNetFolder | Format::StyleGanZip | Format::LsunLmdb);
+    if !has_names && options.list.is_some() {
         return refuse(
             "dataset.list works with format = \"folder\", \"imagenet-folder\", \"stylegan-zip\" and \"lsun-lmdb\" only: other \
              formats have no names to choose by",

@@ -7,7 +7,7 @@
 
 use super::task::Task;
 use super::{DatasetError, Source};
-use crate::retry::{Failures, Retries};
+use crate::retry::{Failures, Retries, ended_early};
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -150,8 +150,7 @@ impl Object {
             received.truncate(parts);
         }
         if arrived != wanted {
-            let source = format!("the answer ended after {arrived} of {wanted} bytes").into();
-            return Err(failed(object_store::Error::Generic { store: "body", source }));
+            return Err(failed(ended_early(arrived, wanted)));
         }
         Ok(())
     }

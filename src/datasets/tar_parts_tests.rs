@@ -5,12 +5,14 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use std::sync::Arc;
+use std::time::Duration;
 
 async fn object(bytes: &[u8]) -> Object {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     store.put(&Path::from("o"), bytes.to_vec().into()).await.unwrap();
     let source = Source { path: "o".into(), size: bytes.len() as u64, etag: None };
-    let options = ReadAhead { retries: Retries { attempts: 1, ..Retries::default() }, ..ReadAhead::default() };
+    let retries = Retries { attempts: 1, backoff: Duration::ZERO, ..Retries::default() };
+    let options = ReadAhead { retries, ..ReadAhead::default() };
     Object::new(store, Path::from("o"), &source, &stepping(&options))
 }
 

@@ -4,7 +4,7 @@ use super::names::{UnitFile, file_of_path, path_of_file};
 use super::repeating::Repeating;
 use super::run::Run;
 use super::{Identity, Manifest, TableError};
-use crate::retry::Retries;
+use crate::retry::{Retries, whole};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -268,8 +268,8 @@ impl<I: Run> OutputDir<I> {
     }
 
     async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {
-        let whole = || async { self.store.get(path).await?.bytes().await };
-        match self.retries.run(path.as_ref(), whole).await {
+        let get = || async { whole(self.store.get(path).await?).await };
+        match self.retries.run(path.as_ref(), get).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(TableError::store(path, error)),

@@ -1,12 +1,12 @@
 //! An output's store, with failed requests repeated.
 
-use crate::retry::Retries;
+use crate::retry::{Retries, whole};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, coalesce_ranges,
 };
 use std::fmt;
@@ -32,9 +32,13 @@ impl Repeating {
         Repeating { store, retries }
     }
 
-    /// Bodies that break off are asked for again.
+    /// Bodies that break off, or end early, are asked for again.
     async fn range(&self, location: &Path, range: Range<u64>) -> Result<Bytes> {
-        self.retries.run(location.as_ref(), || self.store.get_range(location, range.clone())).await
+        let get = || async {
+            let options = GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
+            whole(self.store.get_opts(location, options).await?).await
+        };
+        self.retries.run(location.as_ref(), get).await
     }
 }
 

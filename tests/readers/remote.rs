@@ -11,7 +11,7 @@ use std::process::Command;
 /// The corpora with a truth to compare with.
 const CORPORA: [&str; 4] = ["imagenet-mini", "ffhq-mini", "lsun-mini", "cc-mini"];
 /// The modules whose tests read the corpora through [`crate::corpora::samples`].
-const MODULES: [&str; 2] = ["corpora::", "truth::"];
+const MODULES: [&str; 6] = ["corpora::", "truth::", "ffhq::", "lsun::", "img2dataset::", "imagenet::"];
 const PARALLEL: usize = 32;
 
 /// This binary again, as a process whose environment names the server: whatever the table says of the local disk, it says of

@@ -142,26 +142,32 @@ pub struct Faulty {
     times: u32,
     tried: Mutex<HashMap<(String, Option<u64>), u32>>,
     faults: AtomicU32,
+    requests: AtomicU32,
     /// The range of each GET, none for a whole object.
     gets: Mutex<Vec<Option<GetRange>>>,
-    requests: AtomicU32,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<InMemory>, fault: Fault, times: u32) -> Faulty {
-        let (tried, gets) = Default::default();
-        let (faults, requests) = Default::default();
-        Faulty { inner, fault, times, tried, faults, requests, gets }
-    }
-
-    /// The ranges of all GETs since this was asked last.
-    pub fn take_gets(&self) -> Vec<Option<GetRange>> {
-        std::mem::take(&mut self.gets.lock().unwrap())
+        Faulty {
+            inner,
+            fault,
+            times,
+            tried: Mutex::default(),
+            faults: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            gets: Mutex::default(),
+        }
     }
 
     /// How many reads and listings were asked for.
     pub fn requests(&self) -> u32 {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    /// The ranges of all GETs since this was asked last.
+    pub fn take_gets(&self) -> Vec<Option<GetRange>> {
+        std::mem::take(&mut self.gets.lock().unwrap())
     }
 
     pub fn faults(&self) -> u32 {
@@ -182,10 +188,10 @@ impl Faulty {
     }
 
     async fn get(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
         if !options.head {
             self.gets.lock().unwrap().push(options.range.clone());
         }
-        self.requests.fetch_add(1, Ordering::SeqCst);
         if !self.strikes(location, &options) {
             return self.inner.get_opts(location, options).await;
         }

@@ -230,7 +230,7 @@ async fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
     if let Some(classes) = section.classes {
         settings.insert("classes".to_owned(), classes.to_string());
     }
-    if matches!(section.format.as_str(), "folder" | "imagenet-folder" | "lsun-lmdb") {
+    if ["folder", "imagenet-folder", "lsun-lmdb"].contains(&section.format.as_str()) {
         settings.insert("unit_rows".to_owned(), section.unit_rows.to_string());
     }
     if let Some(list) = &section.list {
