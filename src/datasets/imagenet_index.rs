@@ -5,7 +5,7 @@
 //! same before it reads the member, so that not even a forged index gives wrong images.
 
 use super::listing::{Listing, Wanted};
-use super::range_reader::{Object, ReadAhead};
+use super::range_reader::{Object, ReadAhead, bare_etag};
 use super::store::Location;
 use super::tar_parts::Place;
 use super::{DatasetError, Source};
@@ -44,7 +44,7 @@ fn url_of(url: &str, source: &Source) -> String {
 
 /// The members of `source` by the index in the directory `url`, where there is a good one.
 pub(super) async fn load(url: &str, source: &Source) -> Option<Vec<Place>> {
-    let etag = source.etag.as_deref()?;
+    let etag = bare_etag(source.etag.as_deref()?);
     let url = url_of(url, source);
     let text = match fetch(&url).await {
         Ok(text) => text?,
@@ -106,13 +106,13 @@ fn read(text: &[u8], source: &Source, etag: &str) -> Result<Vec<Place>, String> 
 
 /// Keeps the members of `source` in the directory `url`. A failure is only logged: the next run walks again.
 pub(super) async fn store(url: &str, source: &Source, members: &[Place]) {
-    let (Some(etag), Some(sha256)) = (source.etag.clone(), digest(members)) else { return };
+    let (Some(etag), Some(sha256)) = (source.etag.as_deref(), digest(members)) else { return };
     let url = url_of(url, source);
     let index = Index {
         version: VERSION,
         path: source.path.clone(),
         size: source.size,
-        etag,
+        etag: bare_etag(etag).to_owned(),
         sha256,
         members: members.to_vec(),
     };

@@ -26,6 +26,7 @@ pub fn placed(path: &str) -> String {
 pub async fn samples(format: Format, path: &str, mut options: DatasetOptions) -> Vec<Sample> {
     let url = &placed(path);
     options.list = options.list.map(|list| placed(&list));
+    options.mapping = options.mapping.map(|mapping| placed(&mapping));
     let reader = open(format, url, options).await.unwrap();
     let mut samples = Vec::new();
     for unit in reader.units().await.unwrap() {
