@@ -58,6 +58,9 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         one_of("dataset.format", &pipeline.dataset.format, &Format::ALL.map(|(name, _)| name))?;
     }
     one_of("dataset.labels", &pipeline.dataset.labels, &["auto", "directory", "none"])?;
+    if let Some(split) = &pipeline.dataset.split {
+        one_of("dataset.split", split, &["train", "val"])?;
+    }
     if !pipeline.dataset.captions.starts_with("json.") {
         one_of("dataset.captions", &pipeline.dataset.captions, &["auto", "none", "json.<key>"])?;
     }

@@ -32,6 +32,11 @@ pub struct DatasetSection {
     /// A file of names, one per line, or FFHQ's metadata and a category of it (`ffhq-dataset-v2.json#training`): only these are
     /// kept (folders, zip archives, LMDBs).
     pub list: Option<String>,
+    /// What tells the classes of ImageNet's validation images: the devkit's archive, `validation_synset.txt`,
+    /// `LOC_val_solution.csv`, or files joined with `::`.
+    pub mapping: Option<String>,
+    /// `train` or `val`, where ImageNet's training and validation images lie side by side.
+    pub split: Option<String>,
     /// Where labels come from: `auto` (what the format itself says), `directory` (folders: the rank of the top directory's
     /// name; LMDBs: that of the database's), or `none`.
     pub labels: String,
@@ -49,6 +54,8 @@ impl Default for DatasetSection {
             format: String::new(),
             url: String::new(),
             list: None,
+            mapping: None,
+            split: None,
             labels: "auto".to_owned(),
             captions: "auto".to_owned(),
             classes: None,

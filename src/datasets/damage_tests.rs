@@ -19,7 +19,7 @@ fn options() -> DatasetOptions {
 
 /// Everything that a reader finds in one damaged file.
 fn read(path: &str, bytes: Vec<u8>, reader: fn(Location) -> Arc<dyn Reader>) -> Result<Vec<Vec<Entry>>, DatasetError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         store.put(&Path::from(path), bytes.into()).await.unwrap();
@@ -112,6 +112,8 @@ fn undamaged_containers_are_read() {
     assert_eq!(samples(read("d/x.mds", shard(), mds).unwrap()), 5);
     assert_eq!(samples(read("d/x.mds.zstd", zstd::encode_all(&shard()[..], 1).unwrap(), mds).unwrap()), 5);
     assert_eq!(samples(read("d/x.parquet", table(), parquet).unwrap()), 5);
+    assert_eq!(samples(read("d/x.tar", images("n01440764"), imagenet).unwrap()), 8);
+    assert_eq!(samples(read("d/x.tar", synsets(), imagenet).unwrap()), 24);
 }
 
 fn tfrecord(location: Location) -> Arc<dyn Reader> {
@@ -144,6 +146,30 @@ fn archive() -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
+fn imagenet(location: Location) -> Arc<dyn Reader> {
+    Arc::new(ImageNetTar::new(location, options()))
+}
+
+fn tar_of(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut builder = ::tar::Builder::new(Vec::new());
+    for (name, body) in members {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_size(body.len() as u64);
+        builder.append_data(&mut header, name, &body[..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Eight images of one synset.
+fn images(wnid: &str) -> Vec<u8> {
+    let image = |number: usize| (format!("{wnid}_{number}.JPEG"), vec![b'x'; number * 150]);
+    tar_of(&(1..=8).map(image).collect::<Vec<_>>())
+}
+
+fn synsets() -> Vec<u8> {
+    tar_of(&["n01440764", "n01443537", "n15075141"].map(|wnid| (format!("{wnid}.tar"), images(wnid))))
+}
+
 proptest! {
     #[test]
     fn damage_is_reported_and_passed_over(
@@ -158,11 +184,21 @@ proptest! {
     }
 
     #[test]
+    fn damage_within_parts_of_archives_is_reported(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9),
+        cut in proptest::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        check(read("d/x.tar", damaged(images("n01440764"), &changes, cut), imagenet));
+        check(read("d/x.tar", damaged(synsets(), &changes, cut), imagenet));
+    }
+
+    #[test]
     fn noise_is_no_container(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         check(read("d/x.tfrecords", bytes.clone(), tfrecord));
         check(read("d/x.mds", bytes.clone(), mds));
         check(read("d/x.mds.zstd", bytes.clone(), mds));
         check(read("d/x.zip", bytes.clone(), zip));
+        check(read("d/x.tar", bytes.clone(), imagenet));
         let footer = [&b"PAR1"[..], &bytes, &(bytes.len() as u32).to_le_bytes(), b"PAR1"].concat();
         check(read("d/x.parquet", footer, parquet));
         check(read("d/x.parquet", bytes, parquet));

@@ -3,6 +3,8 @@
 use super::ffhq_list;
 use super::fields::Problem;
 use super::finished;
+use super::imagenet_labels;
+use super::imagenet_split::{Split, keep};
 use super::listing::{Listing, Wanted};
 use super::open::{DatasetOptions, Labels};
 use super::range_reader::{Object, ReadAhead};
@@ -40,19 +42,23 @@ const NAMED_IN_MESSAGE: usize = 5;
 ///   LSUN's lists). The order stays that of the paths. A name that is not there stops the run.
 /// - With [`Labels::Directory`], the class is the rank of the first directory's name among all first directories, those that
 ///   the list leaves out included, so that two lists of one folder agree.
+/// - As [`Folder::imagenet`], the class is that of the image's synset among all 1000: by the nearest directory that a wnid
+///   names (`train/n01440764/`), else by a name like `n01440764_10026.JPEG`, else by [`DatasetOptions::mapping`]. An image of
+///   which nothing tells the class stops the run, and so do training and validation images side by side without
+///   [`DatasetOptions::split`], which goes by directories named `train` and `val` (`validation`).
 #[derive(Debug)]
 pub struct Folder {
     location: Location,
     options: DatasetOptions,
+    imagenet: bool,
     files: OnceCell<Images>,
 }
 
-/// The files of the dataset, and the classes' names in order.
+/// The files of the dataset.
 #[derive(Debug)]
 struct Images {
     listing: Listing,
     files: Vec<File>,
-    classes: Vec<String>,
     unfinished: Vec<String>,
 }
 
@@ -60,6 +66,7 @@ struct Images {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct File {
     image: Source,
+    label: Option<i32>,
     sidecars: Sidecars,
 }
 
@@ -73,7 +80,12 @@ impl File {
 impl Folder {
     /// A reader of the images at `location`.
     pub fn new(location: Location, options: DatasetOptions) -> Folder {
-        Folder { location, options, files: OnceCell::new() }
+        Folder { location, options, imagenet: false, files: OnceCell::new() }
+    }
+
+    /// A reader of ImageNet's images at `location`, in directories named by wnids or beside a mapping.
+    pub fn imagenet(location: Location, options: DatasetOptions) -> Folder {
+        Folder { imagenet: true, ..Folder::new(location, options) }
     }
 
     async fn files(&self) -> Result<&Images, DatasetError> {
@@ -87,18 +99,32 @@ impl Folder {
             tracing::info!(url = %self.location.url, ignored = listing.ignored, "files that are no images");
         }
         let finished::Shards { finished: mut images, unfinished } = finished::folders(&listing, &self.location).await?;
-        let classes = match self.options.labels {
+        if self.imagenet {
+            keep(&mut images, self.options.split, &self.location.url, Split::of_directory)?;
+        }
+        let directories = match self.options.labels {
             Labels::Directory => self.class_names(&images)?,
             Labels::Auto | Labels::None => Vec::new(),
         };
         if let Some(list) = &self.options.list {
             select(&mut images, list, &read_list(list).await?)?;
         }
+        let labels = match self.options.labels {
+            Labels::Directory => ranks(&images, &directories),
+            Labels::Auto if self.imagenet => {
+                imagenet_labels::of_files(&images, self.options.mapping.as_deref(), &self.location.url).await?
+            }
+            Labels::Auto | Labels::None => Vec::new(),
+        };
+        let mut labels = labels.into_iter();
         let beside = Beside::new(&listing.beside);
-        let files = images.into_iter().map(|image| File { sidecars: beside.of(&image.path, &self.options), image });
-        let files = files.collect();
+        let describe = |image: Source| {
+            let (label, sidecars) = (labels.next(), beside.of(&image.path, &self.options));
+            File { image, label, sidecars }
+        };
+        let files = images.into_iter().map(describe).collect();
         (listing.objects, listing.beside) = Default::default();
-        Ok(Images { listing, files, classes, unfinished })
+        Ok(Images { listing, files, unfinished })
     }
 
     /// The first directories' names in order; a class is a place in it.
@@ -151,14 +177,13 @@ impl Folder {
         let mut ahead = Ahead { folder: self, files, rest: block.iter(), pending: VecDeque::new(), bytes: 0 };
         for (index, file) in (0u64..).zip(block) {
             let content = ahead.next().await?;
-            self.send(files, unit, index, file, content, out).await?;
+            self.send(unit, index, file, content, out).await?;
         }
         Ok(())
     }
 
     async fn send(
         &self,
-        files: &Images,
         unit: &Unit,
         index: u64,
         file: &File,
@@ -177,10 +202,7 @@ impl Folder {
             Ok(described) => described,
             Err((reason, message)) => return out.reject(unit, path, path, index, reason, message).await,
         };
-        let directory = path.split('/').next().unwrap_or_default();
-        let label = files.classes.binary_search_by(|class| class.as_str().cmp(directory)).ok();
-        let label = label.and_then(|rank| i32::try_from(rank).ok());
-        let (source, key) = (path.clone(), path.clone());
+        let (label, source, key) = (file.label, path.clone(), path.clone());
         out.sample(Sample { source, key, index, label, caption, image, original }).await
     }
 
@@ -208,6 +230,17 @@ impl Reader for Folder {
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
         Box::pin(out.while_wanted(self.read_block(unit, out)))
     }
+}
+
+/// The rank of each file's first directory among all of them.
+fn ranks(files: &[Source], directories: &[String]) -> Vec<i32> {
+    let rank = |file: &Source| {
+        let directory = file.path.split('/').next().unwrap_or_default();
+        // Each file's directory is among them.
+        let rank = directories.partition_point(|other| other.as_str() < directory);
+        i32::try_from(rank).unwrap_or(i32::MAX)
+    };
+    files.iter().map(rank).collect()
 }
 
 /// A block of files as one source: see [`Folder`].
@@ -284,20 +317,25 @@ pub async fn read_list(list: &str) -> Result<String, DatasetError> {
 }
 
 async fn read_text(list: &str) -> Result<String, DatasetError> {
-    let wanted = Wanted { what: "list file", extensions: &[] };
-    let location = Location::open(list).await?;
-    let listing = Listing::find(&location, &wanted).await?;
-    let [file] = &listing.objects[..] else {
-        return Err(DatasetError::Config(format!("dataset.list = {list} names several files")));
-    };
-    if file.size > MAX_LIST_BYTES {
-        return Err(DatasetError::Config(format!("dataset.list = {list} has {} bytes: this is no list", file.size)));
-    }
-    let object = Object::new(location.store.clone(), listing.location(&file.path)?, file, &ReadAhead::default());
-    let bytes = object.get(0..file.size).await?;
+    let object = single_file("dataset.list", list, MAX_LIST_BYTES).await?;
+    let bytes = object.get(0..object.size()).await?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|e| DatasetError::Config(format!("dataset.list = {list} is not UTF-8 text: {e}")))?;
     Ok(text.trim_start_matches('\u{feff}').to_owned())
+}
+
+/// The file that a key of the pipeline names by URL or local path, of at most `limit` bytes.
+pub(super) async fn single_file(key: &str, url: &str, limit: u64) -> Result<Object, DatasetError> {
+    let location = Location::open(url).await?;
+    let listing = Listing::find(&location, &Wanted { what: "file", extensions: &[] }).await?;
+    let [file] = &listing.objects[..] else {
+        return Err(DatasetError::Config(format!("{key} = {url} names several files")));
+    };
+    if file.size > limit {
+        let size = file.size;
+        return Err(DatasetError::Config(format!("{key} = {url} has {size} bytes: this is no such file")));
+    }
+    Ok(Object::new(location.store.clone(), listing.location(&file.path)?, file, &ReadAhead::default()))
 }
 
 /// Keeps the files that the list names.

@@ -38,7 +38,7 @@ fn a_block_knows_its_files() {
         let beside = files(beside);
         let beside = Beside::new(&beside);
         let options = DatasetOptions::default();
-        let file = |image: Source| File { sidecars: beside.of(&image.path, &options), image };
+        let file = |image: Source| File { sidecars: beside.of(&image.path, &options), label: None, image };
         block_source("n", &files(paths).into_iter().map(file).collect::<Vec<_>>())
     };
     let base = of(&["a", "b"], &[]);

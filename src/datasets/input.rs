@@ -42,10 +42,16 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn new(source: RangeReader) -> Input {
         let (packed, plain) = Default::default();
-        Input { source, gunzip: None, packed, plain, failure: None, position: 0, started: false }
+        let position = source.position();
+        Input { source, gunzip: None, packed, plain, failure: None, position, started: false }
     }
 
-    /// Plain bytes consumed so far.
+    /// The rest of the input as one of its own: positions count from here.
+    pub(super) fn restarted(self) -> Input {
+        Input { position: 0, ..self }
+    }
+
+    /// Plain bytes consumed so far; of a part of an object, with those before it.
     pub(super) fn position(&self) -> u64 {
         self.position
     }

@@ -107,7 +107,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn matches(&self, path: &str) -> bool {
+    /// Whether a path has one of the endings, and a name that does not start with a dot.
+    pub(super) fn matches(&self, path: &str) -> bool {
         let name = path.rsplit('/').next().unwrap_or_default();
         let lower = name.to_ascii_lowercase();
         !name.starts_with('.') && self.extensions.iter().any(|e| lower.len() > e.len() && lower.ends_with(e))

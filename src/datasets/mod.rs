@@ -11,6 +11,11 @@ mod ffhq_list;
 mod fields;
 mod finished;
 mod folder;
+mod imagenet_index;
+mod imagenet_labels;
+mod imagenet_split;
+mod imagenet_synsets;
+mod imagenet_tar;
 mod input;
 mod inquire;
 mod listing;
@@ -20,6 +25,7 @@ mod lmdb_pages;
 mod lmdb_rows;
 mod lmdb_tree;
 mod lsun_lmdb;
+mod matlab;
 mod mds;
 mod mds_index;
 mod open;
@@ -36,6 +42,7 @@ mod store;
 mod stylegan_zip;
 mod tally;
 mod tar;
+mod tar_parts;
 mod task;
 mod tfrecord;
 mod webdataset;
@@ -44,6 +51,9 @@ mod zip_directory;
 pub use brace::{BraceError, expand, split_list};
 pub use caption_table::{CaptionTable, ColumnOrder, TableLine};
 pub use folder::{Folder, IMAGES, read_list};
+pub use imagenet_labels::Mapping;
+pub use imagenet_split::Split;
+pub use imagenet_tar::ImageNetTar;
 pub use listing::{Files, Listing, Wanted};
 pub use lsun_lmdb::LsunLmdb;
 pub use mds::Mds;
@@ -71,7 +81,7 @@ pub struct Unit {
     pub name: String,
     /// The objects it reads, relative to the dataset's root, with their sizes.
     pub sources: Vec<Source>,
-    /// Which of the source's samples (or of the dataset's files) it holds, where it is a slice.
+    /// Which of the source's samples (or bytes, or of the dataset's files) it holds, where it is a slice.
     pub range: Option<Range<u64>>,
 }
 
@@ -212,6 +222,12 @@ pub trait Reader: Send + Sync {
     /// Reads one unit into `out`, in order. What can be read is sent even where the rest is broken; an error means that the
     /// unit must be tried again as a whole.
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>>;
+
+    /// Keeps what [`Reader::units`] took many requests to find out in [`DatasetOptions::index`], for the next run. A job calls
+    /// it once it may write there. Most formats have nothing to keep; a failure to do so is only logged.
+    fn keep(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Reads a whole unit into memory: for tests, tools and small units. A run streams the entries instead.

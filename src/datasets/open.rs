@@ -1,6 +1,9 @@
 //! From a pipeline's `[dataset]` section to a reader.
 
 use super::folder::Folder;
+use super::imagenet_split::Split;
+use super::imagenet_synsets::CLASSES;
+use super::imagenet_tar::ImageNetTar;
 use super::lsun_lmdb::LsunLmdb;
 use super::mds::Mds;
 use super::parquet::{ParquetImages, Table};
@@ -18,6 +21,10 @@ use std::sync::Arc;
 pub enum Format {
     /// Image files in directories.
     Folder,
+    /// ImageNet's own archives, of synsets' archives or of images.
+    ImageNetTar,
+    /// ImageNet's images in directories named by wnids, or beside a mapping.
+    ImageNetFolder,
     /// Tar shards by WebDataset's naming rules.
     WebDataset,
     /// TFRecord files of raw pixels, as FFHQ's.
@@ -38,8 +45,10 @@ pub enum Format {
 
 impl Format {
     /// All formats with the names that pipelines give them.
-    pub const ALL: [(&'static str, Format); 9] = [
+    pub const ALL: [(&'static str, Format); 11] = [
         ("folder", Format::Folder),
+        ("imagenet-tar", Format::ImageNetTar),
+        ("imagenet-folder", Format::ImageNetFolder),
         ("webdataset", Format::WebDataset),
         ("ffhq-tfrecord", Format::FfhqTfRecord),
         ("img2dataset-tfrecord", Format::Img2datasetTfRecord),
@@ -67,7 +76,7 @@ impl FromStr for Format {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Labels {
     /// What the format itself says: `cls` or the JSON's `label` in WebDataset, a column or field `label` or `cls` in tables,
-    /// `dataset.json` in zip archives, nothing in folders and LMDBs.
+    /// `dataset.json` in zip archives, synsets in ImageNet, nothing in folders and LMDBs.
     #[default]
     Auto,
     /// Folders: the rank of the first directory's name among all of them, in bytewise order. LMDBs: that of the database's
@@ -119,9 +128,17 @@ impl FromStr for Captions {
 /// What a reader needs to know besides format and URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatasetOptions {
-    /// Folders, zip archives and LMDBs: a URL or path of a file with one name per line, or of FFHQ's metadata and a category of
-    /// it (`ffhq-dataset-v2.json#training`); only these images are read.
+    /// Folders (ImageNet's too), zip archives and LMDBs: a URL or path of a file with one name per line, or of FFHQ's metadata and
+    /// a category of it (`ffhq-dataset-v2.json#training`); only these images are read.
     pub list: Option<String>,
+    /// ImageNet: a URL or path of a file, or of several joined with `::`, that tells the classes of validation images: see
+    /// [`Mapping`](super::Mapping).
+    pub mapping: Option<String>,
+    /// ImageNet: which images to read, where training and validation images lie side by side.
+    pub split: Option<Split>,
+    /// A URL or path of a directory for what took many requests to find out about large files: read by
+    /// [`Reader::units`], written by [`Reader::keep`].
+    pub index: Option<String>,
     /// Where classes come from.
     pub labels: Labels,
     /// The number of classes, where known: labels not below it are `bad_label`.
@@ -146,6 +163,9 @@ impl Default for DatasetOptions {
     fn default() -> Self {
         DatasetOptions {
             list: None,
+            mapping: None,
+            split: None,
+            index: None,
             labels: Labels::Auto,
             classes: None,
             captions: Captions::Auto,
@@ -163,7 +183,7 @@ impl Default for DatasetOptions {
 /// is found by [`Reader::units`].
 ///
 /// ```
-/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use imagebart::datasets::{DatasetOptions, Format, open};
 /// let reader = open(Format::WebDataset, "/data/shard-{0000..0003}.tar", DatasetOptions::default()).await?;
 /// match reader.units().await {
@@ -177,6 +197,8 @@ pub async fn open(format: Format, url: &str, options: DatasetOptions) -> Result<
     let location = Location::open(url).await?;
     Ok(match format {
         Format::Folder => Arc::new(Folder::new(location, options)),
+        Format::ImageNetTar => Arc::new(ImageNetTar::new(location, options)),
+        Format::ImageNetFolder => Arc::new(Folder::imagenet(location, options)),
         Format::WebDataset => Arc::new(WebDataset::new(location, options)),
         Format::FfhqTfRecord => Arc::new(TfRecord::new(location, Records::RawPixels, options)),
         Format::Img2datasetTfRecord => Arc::new(TfRecord::new(location, Records::Img2dataset, options)),
@@ -190,11 +212,19 @@ pub async fn open(format: Format, url: &str, options: DatasetOptions) -> Result<
 
 fn check(format: Format, options: &DatasetOptions) -> Result<(), DatasetError> {
     let refuse = |sentence: &str| Err(DatasetError::Config(sentence.to_owned()));
-    if !matches!(format, Format::Folder | Format::StyleGanZip | Format::LsunLmdb) && options.list.is_some() {
+    let imagenet = matches!(format, Format::ImageNetTar | Format::ImageNetFolder);
+    let has_names = matches!(format, Format::Folder | Format::ImageNetFolder | Format::StyleGanZip | Format::LsunLmdb);
+    if !has_names && options.list.is_some() {
         return refuse(
-            "dataset.list works with format = \"folder\", \"stylegan-zip\" and \"lsun-lmdb\" only: other formats have no names \
-             to choose by",
+            "dataset.list works with format = \"folder\", \"imagenet-folder\", \"stylegan-zip\" and \"lsun-lmdb\" only: other \
+             formats have no names to choose by",
         );
+    }
+    if !imagenet && (options.mapping.is_some() || options.split.is_some()) {
+        return refuse("dataset.mapping and dataset.split work with \"imagenet-tar\" and \"imagenet-folder\" only");
+    }
+    if imagenet && options.labels != Labels::None && options.classes.is_some_and(|classes| classes < CLASSES) {
+        return refuse("dataset.classes must be 1000: ImageNet's classes are ranks among all 1000 synsets");
     }
     if !matches!(format, Format::Folder | Format::LsunLmdb) && options.labels == Labels::Directory {
         return refuse("dataset.labels = \"directory\" works with format = \"folder\" and \"lsun-lmdb\" only");

@@ -220,6 +220,11 @@ impl RangeReader {
         self.object.size
     }
 
+    /// Where in the object the next bytes lie.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The next bytes, `None` at the end. Must run inside a tokio runtime.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, DatasetError> {
         while self.ahead.len() <= self.object.options.parallel && self.next < self.end {

@@ -29,6 +29,9 @@ pub(super) struct Sidecars {
     json: Option<Source>,
 }
 
+/// Caption and original size.
+pub(super) type Description = (Option<String>, Option<(u32, u32)>);
+
 /// The files beside images, by path.
 pub(super) struct Beside<'a>(HashMap<&'a str, &'a Source>);
 
@@ -76,11 +79,7 @@ impl Sidecars {
     }
 
     /// Caption and original size from the files' bytes.
-    pub(super) fn describe(
-        &self,
-        bytes: &[Bytes],
-        options: &DatasetOptions,
-    ) -> Result<(Option<String>, Option<(u32, u32)>), Problem> {
+    pub(super) fn describe(&self, bytes: &[Bytes], options: &DatasetOptions) -> Result<Description, Problem> {
         let mut bytes = bytes.iter();
         let text = self.text.as_ref().and_then(|_| bytes.next());
         let json = self.json.as_ref().and_then(|_| bytes.next()).map(|json| parse(json));

@@ -5,8 +5,10 @@
 
 use super::input::{Input, InputError};
 use super::{DatasetError, range_reader::RangeReader};
+use crate::reject::Reason;
 
-const BLOCK: usize = 512;
+/// What headers and bodies fill up to.
+pub(super) const BLOCK: usize = 512;
 /// A longer member name is taken for damage.
 const MAX_NAME: u64 = 64 << 10;
 /// PAX records may carry attributes besides the name; more than this is taken for damage.
@@ -45,6 +47,18 @@ pub(super) enum TarError {
     Unsupported(String),
 }
 
+impl TarError {
+    /// As what the rest of the archive is rejected, and what became of it.
+    pub(super) fn verdict(&self) -> (Reason, &'static str) {
+        match self {
+            TarError::Truncated { .. } => (Reason::Truncated, "what followed is lost"),
+            TarError::Corrupt { .. } => (Reason::CorruptContainer, "what follows cannot be trusted"),
+            TarError::Empty => (Reason::Empty, "there are no samples in it"),
+            TarError::Dataset(_) | TarError::Unsupported(_) => (Reason::UnsupportedFormat, "nothing was read"),
+        }
+    }
+}
+
 /// Names and sizes that extended headers set for the members after them.
 #[derive(Clone, Debug, Default)]
 struct Overrides {
@@ -60,11 +74,28 @@ pub(super) struct Tar {
     body: u64,
     padding: u64,
     global: Overrides,
+    /// Whether it is the middle of an archive, which has no end mark.
+    middle: bool,
 }
 
 impl Tar {
     pub(super) fn new(source: RangeReader) -> Tar {
-        Tar { input: Input::new(source), body: 0, padding: 0, global: Overrides::default() }
+        Tar { input: Input::new(source), body: 0, padding: 0, global: Overrides::default(), middle: false }
+    }
+
+    /// Over a part of an archive that another part follows: it ends where one of its members does, without an end mark.
+    pub(super) fn middle(source: RangeReader) -> Tar {
+        Tar { middle: true, ..Tar::new(source) }
+    }
+
+    /// Over the archive that is the body of the current member, where `source` ends with that body.
+    pub(super) fn enter(self) -> Tar {
+        Tar { input: self.input.restarted(), body: 0, padding: 0, global: Overrides::default(), middle: false }
+    }
+
+    /// Where in the archive reading is: after [`Tar::next`], where the member's body begins.
+    pub(super) fn position(&self) -> u64 {
+        self.input.position()
     }
 
     /// The next member; what is left of the one before is passed over. `None` at the end mark.
@@ -77,12 +108,16 @@ impl Tar {
             let mut block = Vec::with_capacity(BLOCK);
             match self.read(BLOCK, &mut block).await? {
                 BLOCK => {}
+                0 if self.middle && !extended => return Ok(None),
                 0 if at == 0 => return Err(TarError::Empty),
                 0 if extended => return Err(TarError::Truncated { at, what: "an extended header has no member" }),
                 0 => return Err(TarError::Truncated { at, what: "the end mark is missing" }),
                 _ => return Err(TarError::Truncated { at, what: "a header is cut" }),
             }
             if block.iter().all(|byte| *byte == 0) {
+                if self.middle {
+                    return Err(TarError::Corrupt { at, what: HOLE.to_owned() });
+                }
                 return self.end(at).await.map(|()| None);
             }
             let header = Header(&block);
@@ -199,7 +234,7 @@ impl Tar {
         let mut block = Vec::with_capacity(BLOCK);
         self.read(BLOCK, &mut block).await?;
         if block.iter().any(|byte| *byte != 0) {
-            return Err(TarError::Corrupt { at, what: "a block of zeros stands where a header should be".to_owned() });
+            return Err(TarError::Corrupt { at, what: HOLE.to_owned() });
         }
         Ok(())
     }
@@ -215,9 +250,16 @@ impl Tar {
     }
 }
 
+const HOLE: &str = "a block of zeros stands where a header should be";
 const BAD_PAX: &str = "the records of an extended header are malformed";
 
-fn padding(size: u64) -> u64 {
+/// Whether a block is a header: its checksum says so.
+pub(super) fn is_header(block: &[u8]) -> bool {
+    block.len() == BLOCK && Header(block).checksum_holds()
+}
+
+/// How many bytes fill the last block of a body.
+pub(super) fn padding(size: u64) -> u64 {
     (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
 }
 

@@ -8,7 +8,6 @@ use super::samples::{Group, Outcome, Want, Window, split_name};
 use super::store::Location;
 use super::tar::{Kind, Member, Tar, TarError};
 use super::{DatasetError, Output, Reader, Sample, Source, Unit};
-use crate::reject::Reason;
 use futures::future::BoxFuture;
 use tokio::sync::OnceCell;
 
@@ -143,12 +142,7 @@ impl Shard<'_> {
     /// Ends a shard that breaks here. The sample in hand counts as whole only if it has every field that the one before had:
     /// else its other members may lie behind the break.
     async fn broken(&mut self, error: TarError) -> Result<(), DatasetError> {
-        let (reason, lost) = match &error {
-            TarError::Truncated { .. } => (Reason::Truncated, "what followed is lost"),
-            TarError::Corrupt { .. } => (Reason::CorruptContainer, "what follows cannot be trusted"),
-            TarError::Empty => (Reason::Empty, "there are no samples in it"),
-            _ => (Reason::UnsupportedFormat, "nothing was read"),
-        };
+        let (reason, lost) = error.verdict();
         let cut = matches!(&error, TarError::Truncated { what: "a member is cut", .. });
         let previous = self.previous;
         if let Some(group) = self.group.as_mut().filter(|group| cut || previous & !group.fields != 0) {

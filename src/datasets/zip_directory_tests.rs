@@ -113,7 +113,7 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = value;
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _ = runtime.block_on(contents(bytes));
     }
 

@@ -5,6 +5,7 @@ mod common;
 mod demo;
 mod edit;
 mod encode;
+mod imagenet;
 mod img2dataset;
 mod kill;
 mod linking;

@@ -228,3 +228,49 @@ fn encode_dry_runs_on_ffhq_and_conceptual_captions() {
     }
     assert!(!out.exists(), "a dry run wrote something");
 }
+
+/// The ImageNet pipelines over the small data set, in the forms and with the settings that docs/datasets/imagenet.md names.
+#[test]
+fn imagenet_pipelines_find_the_small_data_set() {
+    let test = "imagenet_pipelines_find_the_small_data_set";
+    let Some(data) = corpus("IMAGEBART_DATA_DIR", test) else { return };
+    let root = tempfile::tempdir().unwrap();
+    let weights = root.path().join("tokenizer.safetensors");
+    tokenizer(&weights);
+    let at = |place: &str| data.join("imagenet-mini").join(place).display().to_string();
+    let mapping = |file: &str| format!("dataset.mapping={}", at(file));
+    let tar = "dataset.format=imagenet-tar".to_owned();
+    let val = "dataset.split=val".to_owned();
+    let val_of = |file: &str| vec![tar.clone(), val.clone(), mapping(file)];
+    let forms = [
+        (at("kaggle"), vec![], "1 units of imagenet-folder"),
+        (at("kaggle/ILSVRC"), vec![val.clone(), mapping("ilsvrc/LOC_val_solution.csv")], "1 units of imagenet-folder"),
+        (at("ilsvrc/ILSVRC2012_img_train.tar"), vec![tar.clone()], "200 units of imagenet-tar"),
+        (at("ilsvrc"), val_of("ilsvrc/ILSVRC2012_devkit_t12.tar.gz"), "1 units of imagenet-tar"),
+        (at("ilsvrc/ILSVRC2012_img_val.tar"), val_of("ilsvrc/validation_synset.txt"), "1 units of imagenet-tar"),
+    ];
+    for file in ["imagenet.toml", "imagenet-5.toml"] {
+        let mut identities = Vec::new();
+        for (url, more, expected) in &forms {
+            let out = root.path().join("out");
+            let given = [
+                format!("dataset.url={url}"),
+                format!("tokenizer.weights={}", weights.display()),
+                format!("output.url={}", out.display()),
+            ];
+            let mut command = imagebart();
+            command.args(["--dry-run", "encode"]).arg(folder().join(file));
+            for setting in given.iter().chain(more) {
+                command.args(["--set", setting]);
+            }
+            let output = command.output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains(expected), "{file}, {url}: {text}{}", stderr(&output));
+            assert!(!out.exists(), "a dry run wrote something");
+            identities.push(text.lines().find(|line| line.starts_with("identity")).unwrap().to_owned());
+        }
+        // Two mappings that say the same are one selection; everything else is told apart.
+        assert_eq!(identities[3], identities[4]);
+        assert_eq!(identities.iter().collect::<BTreeSet<_>>().len(), 4);
+    }
+}

@@ -183,7 +183,7 @@ pub fn folder_with_captions() -> Fixture {
             ("f/00000_stats.json", b"{}".to_vec()),
         ]),
         pattern: "f/",
-        names_for_http: "f/00000/{000.jpg,000.txt,001.jpg,002.jpg,002.txt,003.webp,003.txt,004.jpg,004.txt}",
+        names_for_http: "f/{00000/000.jpg,00000/001.jpg,00000/002.jpg,00000/003.webp,00000/004.jpg,00000/00{0,2,3,4}.txt}",
         expected: lines(&[
             &[
                 "00000/000.jpg|00000/000.jpg|-|a cat|image 0",

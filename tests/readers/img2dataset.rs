@@ -126,7 +126,7 @@ fn tables(directory: &Path) -> Vec<Row> {
             let batch = batch.unwrap();
             let text = |name: &str, row: usize| {
                 let column = batch.column_by_name(name).unwrap().as_string::<i32>();
-                column.is_valid(row).then(|| column.value(row).to_owned()).unwrap_or_default()
+                if column.is_valid(row) { column.value(row).to_owned() } else { String::new() }
             };
             let number = |name: &str, row: usize| {
                 let column = batch.column_by_name(name).unwrap().as_primitive::<Int32Type>();

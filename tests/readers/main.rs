@@ -9,6 +9,7 @@ mod corpora;
 mod example;
 mod ffhq;
 mod formats;
+mod imagenet;
 mod img2dataset;
 mod lmdb;
 mod lmdb_damage;
@@ -44,6 +45,10 @@ fn every_format() -> Vec<Fixture> {
         containers::zips(),
         containers::hf_table(),
         containers::img2dataset_table(),
+        imagenet::train_tar(),
+        imagenet::val_tar(),
+        imagenet::train_folder(),
+        imagenet::val_folder(),
         lmdb::databases(),
         lmdb::listed_databases(),
     ]

@@ -50,7 +50,7 @@ async fn options_that_do_not_fit_are_refused() {
     assert!(sentence(Format::StyleGanZip, "x.zip", zero).await.contains("dataset.unit_rows"));
     let list = DatasetOptions { list: Some("list.txt".into()), ..DatasetOptions::default() };
     let text = sentence(Format::FfhqTfRecord, "x.tfrecords", list).await;
-    assert!(text.contains("\"folder\" and \"stylegan-zip\""), "{text}");
+    assert!(text.contains("dataset.list works with format = \"folder\", \"imagenet-folder\""), "{text}");
     assert!("tfrecord".parse::<Format>().unwrap_err().to_string().contains("folder, webdataset"));
     let store = in_memory(&[("d/a/1.jpg".into(), vec![1]), ("d/2.jpg".into(), vec![1])]).await;
     let folder = Arc::new(Folder::new(Location::in_store(store.clone(), "d"), labels.clone()));

@@ -134,7 +134,7 @@ pub enum Fault {
     Hang,
 }
 
-/// A store whose reads fail: the first `times` reads up to any one place of an object.
+/// A store whose reads fail: the first `times` reads up to any one place of an object. It remembers what it was asked for.
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<InMemory>,
@@ -143,16 +143,31 @@ pub struct Faulty {
     tried: Mutex<HashMap<(String, Option<u64>), u32>>,
     faults: AtomicU32,
     requests: AtomicU32,
+    /// The range of each GET, none for a whole object.
+    gets: Mutex<Vec<Option<GetRange>>>,
 }
 
 impl Faulty {
     pub fn new(inner: Arc<InMemory>, fault: Fault, times: u32) -> Faulty {
-        Faulty { inner, fault, times, tried: Mutex::default(), faults: AtomicU32::new(0), requests: AtomicU32::new(0) }
+        Faulty {
+            inner,
+            fault,
+            times,
+            tried: Mutex::default(),
+            faults: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            gets: Mutex::default(),
+        }
     }
 
     /// How many reads and listings were asked for.
     pub fn requests(&self) -> u32 {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    /// The ranges of all GETs since this was asked last.
+    pub fn take_gets(&self) -> Vec<Option<GetRange>> {
+        std::mem::take(&mut self.gets.lock().unwrap())
     }
 
     pub fn faults(&self) -> u32 {
@@ -174,6 +189,9 @@ impl Faulty {
 
     async fn get(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.requests.fetch_add(1, Ordering::SeqCst);
+        if !options.head {
+            self.gets.lock().unwrap().push(options.range.clone());
+        }
         if !self.strikes(location, &options) {
             return self.inner.get_opts(location, options).await;
         }

@@ -1,7 +1,7 @@
 //! The formats of tables and containers on the corpora of `$IMAGEBART_DATA_DIR`, against what the corpora say of themselves.
 
 use crate::corpora::{corpora, jsonl, placed, samples, sha256};
-use imagebart::datasets::{Captions, DatasetOptions, Format, Labels, Location, ParquetImages, Sample, Table};
+use imagebart::datasets::{Captions, DatasetOptions, Format, Labels, Location, ParquetImages, Sample, Split, Table};
 use imagebart::imaging::{Limits, decode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -57,6 +57,144 @@ async fn hugging_face_tables_give_every_image_with_its_label() {
     let names = ParquetImages::new(location, Table::HuggingFace, options).class_names().await.unwrap();
     assert_eq!(names.len(), 1000);
     assert!(names[0].starts_with("tench"), "{}", names[0]);
+    // A rank among the wnids is a place among the names.
+    let words = std::fs::read_to_string(data.join("imagenet-mini/ilsvrc/LOC_synset_mapping.txt")).unwrap();
+    let table = include_str!("../../src/datasets/imagenet_synsets.txt");
+    let wnids = table.lines().filter(|line| !line.starts_with('#'));
+    for ((line, wnid), name) in words.lines().zip(wnids).zip(&names) {
+        // Two synsets of one name are told apart: `crane [n02012849]`.
+        let name = name.split(" [").next().unwrap();
+        assert_eq!(line.split_once(' '), Some((wnid, name)));
+    }
+}
+
+/// Every image of imagenet-mini of one split.
+fn split_of(data: &Path, split: &str) -> BTreeSet<Fact> {
+    let rows = jsonl(data.join("imagenet-mini/TRUTH.jsonl")).into_iter().filter(|row| row["split"] == split);
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let name = |row: &serde_json::Value| text(&row["name"]).split('.').next().unwrap().to_owned();
+    rows.map(|row| (name(&row), row["label"].as_i64(), text(&row["sha256"]))).collect()
+}
+
+/// What the names of the several forms have in common: without directories, ending, and the wnid that Hugging Face adds.
+fn plain_names(mut samples: Vec<Sample>) -> Vec<Sample> {
+    for sample in &mut samples {
+        let base = sample.key.rsplit('/').next().unwrap();
+        let stem = base.split('.').next().unwrap();
+        sample.key = stem.rsplit_once("_n").map_or(stem, |(name, _)| name).to_owned();
+    }
+    samples
+}
+
+/// One row for each form of imagenet-mini: format, place, split, mapping.
+#[tokio::test]
+async fn every_form_of_imagenet_gives_the_same_images_and_classes() {
+    let Some(data) = corpora("every_form_of_imagenet_gives_the_same_images_and_classes") else { return };
+    let root = data.join("imagenet-mini");
+    let at = |place: &str| root.join(place).display().to_string();
+    let (train, val) = (split_of(&data, "train"), split_of(&data, "validation"));
+    assert_eq!((train.len(), val.len()), (200, 34), "the truth was read");
+    // The Kaggle tree holds a part of the images; its own lists say which. MDS shards, which do too, are tested below.
+    let listed = |all: &BTreeSet<Fact>, list: &str| -> BTreeSet<Fact> {
+        let list = std::fs::read_to_string(root.join("kaggle/ILSVRC/ImageSets/CLS-LOC").join(list)).unwrap();
+        let name = |line: &str| line.split(' ').next().unwrap().rsplit('/').next().unwrap().to_owned();
+        let names: BTreeSet<String> = list.lines().map(name).collect();
+        let found: BTreeSet<Fact> = all.iter().filter(|(name, ..)| names.contains(name)).cloned().collect();
+        assert_eq!(found.len(), names.len());
+        found
+    };
+    let (some_train, some_val) = (listed(&train, "train_cls.txt"), listed(&val, "val.txt"));
+    let devkit = at("ilsvrc/ILSVRC2012_devkit_t12.tar.gz");
+    let synsets = at("ilsvrc/validation_synset.txt");
+    let kaggle = format!("{}::{}", at("ilsvrc/LOC_val_solution.csv"), at("ilsvrc/LOC_synset_mapping.txt"));
+    let truth = tempfile::tempdir().unwrap();
+    let numbers = numbered(&val, &root.join("ilsvrc/ilsvrc2012_id_to_wnid.txt"));
+    std::fs::write(truth.path().join("ground_truth.txt"), numbers).unwrap();
+    let ground = truth.path().join("ground_truth.txt").display().to_string();
+    let ids = format!("{ground}::{}", at("ilsvrc/ilsvrc2012_id_to_wnid.txt"));
+    use Split::{Train, Val};
+    let table = [
+        (Format::ImageNetTar, at("ilsvrc"), Some(Train), None, &train),
+        (Format::ImageNetTar, at("ilsvrc/ILSVRC2012_img_train.tar"), None, None, &train),
+        (Format::ImageNetTar, at("ilsvrc"), Some(Val), Some(&devkit), &val),
+        (Format::ImageNetTar, at("ilsvrc"), Some(Val), Some(&synsets), &val),
+        (Format::ImageNetTar, at("ilsvrc"), Some(Val), Some(&kaggle), &val),
+        (Format::ImageNetTar, at("ilsvrc/ILSVRC2012_img_val.tar"), None, Some(&ids), &val),
+        (Format::ImageNetFolder, at("kaggle"), Some(Train), None, &some_train),
+        (Format::ImageNetFolder, at("kaggle/ILSVRC/Data/CLS-LOC/train"), None, None, &some_train),
+        (Format::ImageNetFolder, at("kaggle"), Some(Val), Some(&kaggle), &some_val),
+        (Format::ImageNetFolder, at("kaggle/ILSVRC/Data/CLS-LOC/val/"), None, Some(&devkit), &some_val),
+        (Format::WebDataset, at("wds/imagenet1k-train-*.tar"), None, None, &train),
+        (Format::WebDataset, at("wds/imagenet1k-validation-*.tar"), None, None, &val),
+        (Format::HfParquet, at("hf/data/train-*"), None, None, &train),
+        (Format::HfParquet, at("hf/data/validation-*"), None, None, &val),
+    ];
+    for (format, url, split, mapping, expected) in table {
+        for unit_rows in [7, 5000] {
+            let mapping = mapping.cloned();
+            let classes = Some(1000);
+            let options = DatasetOptions { split, mapping, unit_rows, classes, ..DatasetOptions::default() };
+            let found = samples(format, &url, options).await;
+            assert_eq!(found.len(), expected.len(), "{format:?} at {url}: each image once");
+            assert_eq!(&facts(&plain_names(found)), expected, "{format:?} at {url}");
+        }
+    }
+}
+
+/// The devkit's ground truth, made anew from the truth and a table of ids.
+fn numbered(val: &BTreeSet<Fact>, ids: &Path) -> String {
+    let ids = std::fs::read_to_string(ids).unwrap();
+    let mut ids: Vec<(&str, &str)> = ids.lines().map(|line| line.split_once(' ').unwrap()).collect();
+    ids.sort_unstable_by_key(|(_, wnid)| *wnid);
+    // Facts are in order of their names, and classes are ranks.
+    val.iter().map(|(_, class, _)| format!("{}\n", ids[class.unwrap() as usize].0)).collect()
+}
+
+#[tokio::test]
+async fn shards_have_the_lengths_that_their_info_tells() {
+    let Some(data) = corpora("shards_have_the_lengths_that_their_info_tells") else { return };
+    let root = data.join("imagenet-mini/wds");
+    let info: serde_json::Value = serde_json::from_slice(&std::fs::read(root.join("_info.json")).unwrap()).unwrap();
+    // The reader passes `_info.json` over: the shards themselves are what there is.
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    for sample in samples(Format::WebDataset, &root.display().to_string(), DatasetOptions::default()).await {
+        *found.entry(sample.source).or_default() += 1;
+    }
+    let mut told = BTreeMap::new();
+    for split in ["train", "validation"].map(|split| &info["splits"][split]) {
+        let lengths = split["shard_lengths"].as_array().unwrap().iter().map(|length| length.as_u64().unwrap());
+        let names = split["filenames"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned());
+        told.extend(names.zip(lengths));
+    }
+    assert_eq!(found, told);
+}
+
+/// The files that ImageNet is known for: a PNG named JPEG, CMYK, one component, EXIF.
+#[tokio::test]
+async fn trouble_files_decode() {
+    let Some(data) = corpora("trouble_files_decode") else { return };
+    let mut notes = BTreeMap::new();
+    let mut sizes = BTreeMap::new();
+    for row in jsonl(data.join("imagenet-mini/TRUTH.jsonl")) {
+        let name = row["name"].as_str().unwrap().to_owned();
+        sizes.insert(name.clone(), (row["width"].as_u64().unwrap() as u32, row["height"].as_u64().unwrap() as u32));
+        notes.insert(name, row["note"].as_str().unwrap().to_owned());
+    }
+    let url = data.join("imagenet-mini/ilsvrc").display().to_string();
+    let mut decoded = 0;
+    for split in [Split::Train, Split::Val] {
+        let options = DatasetOptions { split: Some(split), labels: Labels::None, ..DatasetOptions::default() };
+        for sample in samples(Format::ImageNetTar, &url, options).await {
+            let image = decode(&sample.image, &Limits::default());
+            let image = image.unwrap_or_else(|error| panic!("{} ({}): {error}", sample.key, notes[&sample.key]));
+            assert_eq!((image.width, image.height), sizes[&sample.key], "{}: {}", sample.key, notes[&sample.key]);
+            decoded += 1;
+        }
+    }
+    assert_eq!(decoded, 234);
+    for trouble in ["PNG bytes", "CMYK", "one-component", "EXIF"] {
+        assert!(notes.values().any(|note| note.contains(trouble)), "the corpus has no {trouble} any more");
+    }
 }
 
 #[tokio::test]

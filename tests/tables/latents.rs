@@ -407,7 +407,7 @@ proptest! {
     /// Whatever is done to a file's bytes, verify names the file.
     #[test]
     fn damage_is_found(damage in damage(), in_rejects: bool) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (file, changed, report) = runtime.block_on(async {
             let dir = memory();
             let provenance = Arc::new(provenance(1024));

@@ -51,7 +51,7 @@ fn open(units: &[u64], options: LoaderOptions, runtime: &tokio::runtime::Runtime
 fn batches(loader: &Arc<Loader>, position: Position, count: usize, runtime: &tokio::runtime::Runtime) -> Vec<Batch> {
     let _guard = runtime.enter();
     let mut feed = loader.train(position);
-    (0..count).map(|_| feed.next().unwrap().expect("training never ends")).collect()
+    (0..count).map(|_| feed.next_batch().unwrap().expect("training never ends")).collect()
 }
 
 fn numbers(batch: &Batch) -> Vec<i32> {
@@ -119,12 +119,12 @@ fn a_single_pass_has_every_row_in_order() {
     let _guard = runtime.enter();
     let mut feed = loader.once();
     let mut all = Vec::new();
-    while let Some(batch) = feed.next().unwrap() {
+    while let Some(batch) = feed.next_batch().unwrap() {
         all.push(numbers(&batch));
     }
     assert_eq!(all.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 8, 8, 2]);
     assert_eq!(all.concat(), (0..34).collect::<Vec<i32>>());
-    assert!(feed.next().unwrap().is_none());
+    assert!(feed.next_batch().unwrap().is_none());
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn sources_are_mixed_and_must_fit() {
             move || {
                 let _guard = handle.enter();
                 let mut feed = loader.train(Position::default());
-                (0..2).flat_map(|_| numbers(&feed.next().unwrap().unwrap())).collect::<BTreeSet<i32>>()
+                (0..2).flat_map(|_| numbers(&feed.next_batch().unwrap().unwrap())).collect::<BTreeSet<i32>>()
             }
         });
         assert_eq!(seen.await.unwrap(), (0..26).collect());
@@ -175,6 +175,6 @@ fn damage_ends_the_feed_with_its_reason() {
     std::fs::remove_file(root.path().join("latents/a.tar.parquet")).unwrap();
     let _guard = runtime.enter();
     let mut feed = loader.train(Position::default());
-    assert!(feed.next().unwrap_err().to_string().contains("a.tar.parquet"));
-    assert!(feed.next().unwrap().is_none());
+    assert!(feed.next_batch().unwrap_err().to_string().contains("a.tar.parquet"));
+    assert!(feed.next_batch().unwrap().is_none());
 }

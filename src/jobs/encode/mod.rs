@@ -79,6 +79,7 @@ pub async fn encode_into(
     let started = plan.started;
     tracing::info!("{}", plan.device.line);
     let output = plan.work.begin(output, options.rank, options.overwrite).await?;
+    plan.reader.keep().await;
     let pending = plan.work.pending(&output, options.rank).await?;
     let attempts = match &options.retry_rejects {
         None => None,

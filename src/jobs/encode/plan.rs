@@ -131,6 +131,9 @@ pub async fn reader_of(pipeline: &Pipeline) -> Result<Arc<dyn Reader>, JobError>
     let section = &pipeline.dataset;
     let options = DatasetOptions {
         list: section.list.clone(),
+        mapping: section.mapping.clone(),
+        split: section.split.as_deref().map(str::parse).transpose().map_err(usage)?,
+        index: index_of(pipeline),
         labels: section.labels.parse().map_err(usage)?,
         captions: section.captions.parse().map_err(usage)?,
         classes: section.classes,
@@ -141,6 +144,12 @@ pub async fn reader_of(pipeline: &Pipeline) -> Result<Arc<dyn Reader>, JobError>
         ..DatasetOptions::default()
     };
     datasets::open(section.format.parse().map_err(usage)?, &section.url, options).await.map_err(usage)
+}
+
+/// Where readers may keep what they found out: beside the tables.
+fn index_of(pipeline: &Pipeline) -> Option<String> {
+    let url = &pipeline.output.url;
+    (!url.is_empty()).then(|| format!("{}/index", url.trim_end_matches('/')))
 }
 
 /// The preprocessing of the pipeline's `[image]`.
@@ -221,13 +230,20 @@ async fn selection(pipeline: &Pipeline) -> Result<Selection, JobError> {
     if let Some(classes) = section.classes {
         settings.insert("classes".to_owned(), classes.to_string());
     }
-    if matches!(section.format.as_str(), "folder" | "lsun-lmdb") {
+    if ["folder", "imagenet-folder", "lsun-lmdb"].contains(&section.format.as_str()) {
         settings.insert("unit_rows".to_owned(), section.unit_rows.to_string());
     }
     if let Some(list) = &section.list {
         // A list counts by what is in it, not by its name.
         let text = datasets::read_list(list).await.map_err(usage)?;
         settings.insert("list".to_owned(), hex(&Sha256::digest(text.as_bytes())));
+    }
+    if let Some(mapping) = &section.mapping {
+        // Likewise: the devkit and a list of wnids that say the same are the same.
+        settings.insert("mapping".to_owned(), datasets::Mapping::read(mapping).await.map_err(usage)?.digest());
+    }
+    if let Some(split) = &section.split {
+        settings.insert("split".to_owned(), split.clone());
     }
     Ok(Selection { format: section.format.clone(), settings })
 }

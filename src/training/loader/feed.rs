@@ -34,14 +34,14 @@ impl Feed {
     ///
     /// # Errors
     /// What went wrong while reading; the feed has ended then.
-    pub fn next(&mut self) -> Result<Option<Batch>, LoaderError> {
+    pub fn next_batch(&mut self) -> Result<Option<Batch>, LoaderError> {
         let start = Instant::now();
         let next = self.batches.recv_blocking();
         self.waited += start.elapsed();
         next.ok().transpose()
     }
 
-    /// How long [`next`](Feed::next) has waited in all.
+    /// How long [`next_batch`](Feed::next_batch) has waited in all.
     pub fn waited(&self) -> Duration {
         self.waited
     }
