@@ -17,11 +17,7 @@ pub fn corpora(test: &str) -> Option<PathBuf> {
 /// Where a path of the corpora is read from: `$IMAGEBART_CORPORA_URL` is a copy of them in a store.
 pub fn placed(path: &str) -> String {
     match (std::env::var("IMAGEBART_CORPORA_URL"), std::env::var("IMAGEBART_DATA_DIR")) {
-        (Ok(url), Ok(data)) => {
-            let placed = path.replace(&data, &url);
-            assert!(placed.contains(&url), "{path} is not of the corpora");
-            placed
-        }
+        (Ok(url), Ok(data)) => path.replace(&data, &url),
         _ => path.to_owned(),
     }
 }
