@@ -1,5 +1,6 @@
 //! Why an image did not make it into the latents: rows of the `rejects` table.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A reason code. The codes are part of the `rejects` table: users filter on them, so they never change meaning.
@@ -120,4 +121,29 @@ pub struct Reject {
     pub reason: Reason,
     /// One sentence for the user: what was wrong with it.
     pub message: String,
+}
+
+/// Which samples of a unit its rejects account for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rejected {
+    /// The indexes of the rejects themselves.
+    pub indexes: BTreeSet<u64>,
+    /// From where on the unit was given up as a whole: the first reject without a key.
+    rest: Option<u64>,
+}
+
+impl Rejected {
+    /// Adds a reject.
+    pub fn add(&mut self, reject: &Reject) {
+        self.indexes.insert(reject.index);
+        // A reject without a key stands for all that follows it.
+        if reject.key.is_empty() {
+            self.rest = Some(self.rest.map_or(reject.index, |first| first.min(reject.index)));
+        }
+    }
+
+    /// Whether the sample at `index` is one of them.
+    pub fn has(&self, index: u64) -> bool {
+        self.indexes.contains(&index) || self.rest.is_some_and(|first| index >= first)
+    }
 }

@@ -185,9 +185,9 @@ impl Pending {
     /// What earlier runs committed, read from the files' own words.
     pub async fn earlier<I: Run>(&self, output: &OutputDir<I>) -> Result<UnitSummary, JobError> {
         let files = self.finished.iter().flat_map(|Finished { unit, newest }| {
-            (0..=*newest).map(move |retry| (UnitFile::retry(&unit.name, retry), retry == *newest))
+            UnitFile::all(&unit.name, *newest).map(move |file| (file.retry == *newest, file))
         });
-        let read = |(file, is_newest): (UnitFile, bool)| async move {
+        let read = |(is_newest, file): (bool, UnitFile)| async move {
             let file = read_table::<I>(output.store().clone(), &output.table(&file)?).await?;
             Ok::<_, TableError>((file.info().clone(), is_newest))
         };

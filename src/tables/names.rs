@@ -25,6 +25,11 @@ impl UnitFile {
     pub fn retry(unit: &str, retry: u32) -> UnitFile {
         UnitFile { unit: unit.to_owned(), retry }
     }
+
+    /// The unit's file and those of its retries up to the `newest`, in this order.
+    pub fn all(unit: &str, newest: u32) -> impl Iterator<Item = UnitFile> {
+        (0..=newest).map(move |retry| UnitFile::retry(unit, retry))
+    }
 }
 
 /// The file that makes a unit done.

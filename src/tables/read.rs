@@ -2,7 +2,9 @@
 
 use super::decode::reject_rows;
 use super::run::Run;
-use super::{FileInfo, Identity, OutputDir, Provenance, SamplesIdentity, TableError, TableSchema, UnitFile};
+use super::{
+    FileInfo, Identity, ManifestUnit, OutputDir, Provenance, SamplesIdentity, TableError, TableSchema, UnitFile,
+};
 use crate::reject::Reject;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -203,13 +205,13 @@ impl<I: Run> TableReader<I> {
         let nothing = || TableError::format(dir.root(), format!("there are no {} here", I::TABLE));
         if let Some(manifest) = dir.manifest().await? {
             let provenance = Arc::new(manifest.provenance());
-            let units = manifest.units.into_iter().map(|unit| unit.name);
             let files =
-                units.filter_map(|unit| done.get(&unit).map(|&newest| all_files(unit, newest))).flatten().collect();
+                |unit: &ManifestUnit| Some(UnitFile::all(&unit.name, *done.get(&unit.name)?).collect::<Vec<_>>());
+            let files = manifest.units.iter().filter_map(files).flatten().collect();
             let first = dir.root().clone().join(I::MANIFEST);
             return Ok(TableReader { dir, files, provenance, first });
         }
-        let files: Vec<UnitFile> = done.into_iter().flat_map(|(unit, newest)| all_files(unit, newest)).collect();
+        let files: Vec<UnitFile> = done.iter().flat_map(|(unit, newest)| UnitFile::all(unit, *newest)).collect();
         let first = dir.table(files.first().ok_or_else(nothing)?)?;
         let provenance = read_table::<I>(dir.store().clone(), &first).await?.info().provenance.clone();
         Ok(TableReader { dir, files, provenance: Arc::new(provenance), first })
@@ -258,11 +260,6 @@ impl<I: Run> TableReader<I> {
             .try_flatten()
             .boxed()
     }
-}
-
-/// A unit's file and those of its retries.
-fn all_files(unit: String, newest: u32) -> impl Iterator<Item = UnitFile> {
-    (0..=newest).map(move |retry| UnitFile { unit: unit.clone(), retry })
 }
 
 /// Ranged reads of one object, for the Parquet reader.

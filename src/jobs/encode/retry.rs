@@ -5,38 +5,15 @@ use crate::flow::{BoxError, Sink};
 use crate::jobs::JobError;
 use crate::jobs::sink::{Committed, Writer};
 use crate::jobs::work::{Finished, Pending};
-use crate::reject::{Reason, Reject};
+use crate::reject::{Reason, Reject, Rejected};
 use crate::tables::{Identity, LatentRow, OutputDir, UnitFile, UnitSummary, read_rejects};
 use futures::{StreamExt, TryStreamExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 /// Files of rejects read at a time.
 const FILES_IN_FLIGHT: usize = 16;
-
-/// The samples of one unit that are tried again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Again {
-    indexes: BTreeSet<u64>,
-    /// Where the part of a broken container begins that was given up as a whole.
-    rest: Option<u64>,
-}
-
-impl Again {
-    /// Whether the sample at `index` of the unit is tried again.
-    pub fn has(&self, index: u64) -> bool {
-        self.indexes.contains(&index) || self.rest.is_some_and(|first| index >= first)
-    }
-
-    fn add(&mut self, reject: &Reject) {
-        self.indexes.insert(reject.index);
-        // A reject without a key stands for all that follows it.
-        if reject.key.is_empty() {
-            self.rest = Some(self.rest.map_or(reject.index, |first| first.min(reject.index)));
-        }
-    }
-}
 
 /// Another try at a unit's rejects.
 #[derive(Clone, Debug)]
@@ -44,7 +21,8 @@ struct Attempt {
     unit: Arc<Unit>,
     /// The files it writes, if it gives any rows.
     file: UnitFile,
-    again: Arc<Again>,
+    /// The samples that are tried again.
+    again: Arc<Rejected>,
     /// Rejects that are not tried again.
     kept: Vec<Reject>,
 }
@@ -78,7 +56,7 @@ impl Attempts {
     }
 
     /// Which samples of each unit are tried again.
-    pub fn again(&self) -> BTreeMap<String, Arc<Again>> {
+    pub fn again(&self) -> BTreeMap<String, Arc<Rejected>> {
         self.all.iter().map(|(unit, attempt)| (unit.clone(), attempt.again.clone())).collect()
     }
 
@@ -123,11 +101,11 @@ async fn attempt(
     let path = output.rejects(&UnitFile::retry(&unit.name, newest)).map_err(JobError::failed)?;
     let file = read_rejects(output.store().clone(), &path).await.map_err(JobError::failed)?;
     let mut rows = file.rows().map_err(JobError::failed)?;
-    let (mut again, mut kept) = (Again::default(), Vec::new());
+    let (mut again, mut kept) = (Rejected::default(), Vec::new());
     while let Some(reject) = rows.try_next().await.map_err(JobError::failed)? {
         if reasons.is_empty() || reasons.contains(&reject.reason) { again.add(&reject) } else { kept.push(reject) }
     }
-    if again == Again::default() {
+    if again == Rejected::default() {
         return Ok(None);
     }
     // Whatever lies behind a broken place is found again when the rest is read.

@@ -1,12 +1,11 @@
 //! What each stage of `encode` does with an item.
 
-use super::retry::Again;
 use crate::datasets::{NotDownloaded, Reader, Sample, Unit};
 use crate::flow::{BoxError, Emitter};
 use crate::imaging::{Crop, Preprocess};
 use crate::jobs::reading;
 use crate::random::RowKey;
-use crate::reject::{Reason, Reject};
+use crate::reject::{Reason, Reject, Rejected};
 use crate::tables::LatentRow;
 use crate::vqgan::Tokenizer;
 use futures::future::BoxFuture;
@@ -45,7 +44,7 @@ pub fn cost(read: &Read, preprocess: &Preprocess) -> u64 {
 pub async fn read(
     reader: Arc<dyn Reader>,
     units: Vec<Arc<Unit>>,
-    again: BTreeMap<String, Arc<Again>>,
+    again: BTreeMap<String, Arc<Rejected>>,
     not_downloaded: NotDownloaded,
     out: Emitter<Unit, Read, Reject>,
 ) -> Result<(), BoxError> {

@@ -10,6 +10,7 @@ mod report;
 pub use report::{Counts, Problem, VerifyReport};
 
 use super::with_causes;
+use crate::reject::Rejected;
 use crate::tables::{
     FileInfo, Identity, Manifest, OutputDir, Provenance, RowCheck, Run, SamplesIdentity, TableError, TableRow,
     UnitFile, check_seal, file_of_path, read_rejects_of, read_table,
@@ -172,7 +173,7 @@ impl<I> UnitCheck<I> {
 
 async fn check_unit<I: Run>(dir: OutputDir<I>, unit: String, rows: Files, rejects: Files) -> UnitCheck<I> {
     let mut check = UnitCheck { rows: 0, rejects: 0, infos: Vec::new(), problems: Vec::new() };
-    let mut before: Option<Rejected<I>> = None;
+    let mut before: Option<RejectsFile<I>> = None;
     let numbers: BTreeSet<u32> = rows.keys().chain(rejects.keys()).copied().collect();
     for retry in numbers {
         let (rows_path, rejects_path) = (rows.get(&retry), rejects.get(&retry));
@@ -208,19 +209,10 @@ async fn check_unit<I: Run>(dir: OutputDir<I>, unit: String, rows: Files, reject
 }
 
 /// What the rejects of a unit say about it.
-struct Rejected<I> {
+struct RejectsFile<I> {
     /// What the file says of itself.
     info: FileInfo<I>,
-    /// Samples that were refused.
-    indexes: BTreeSet<u64>,
-    /// From where on the unit was given up as a whole: the first reject without a key.
-    rest: Option<u64>,
-}
-
-impl<I> Rejected<I> {
-    fn explains(&self, index: u64) -> bool {
-        self.indexes.contains(&index) || self.rest.is_some_and(|first| index >= first)
-    }
+    samples: Rejected,
 }
 
 async fn check_rejects<I: Run>(
@@ -228,27 +220,24 @@ async fn check_rejects<I: Run>(
     path: &Path,
     file: &UnitFile,
     check: &mut UnitCheck<I>,
-) -> Result<Rejected<I>, TableError> {
+) -> Result<RejectsFile<I>, TableError> {
     check_seal(dir.store(), path).await?;
     let table = read_rejects_of::<I>(dir.store().clone(), path).await?;
     let info = table.info().clone();
     check_name(path, file, &info, check);
     check.infos.push((path.clone(), info.clone()));
-    let (mut indexes, mut rest) = (BTreeSet::new(), None);
+    let mut samples = Rejected::default();
     let mut rows = table.rows()?;
     while let Some(row) = rows.try_next().await? {
         if row.unit != file.unit {
             check.add(path, format!("has a reject of the unit {}", row.unit));
         }
-        if row.key.is_empty() {
-            rest = rest.or(Some(row.index));
-        }
-        indexes.insert(row.index);
+        samples.add(&row);
     }
     if info.rejects != info.rows {
         check.add(path, format!("records {} rejects, has {}", info.rejects, info.rows));
     }
-    Ok(Rejected { info, indexes, rest })
+    Ok(RejectsFile { info, samples })
 }
 
 /// Checks a file of rows against the `rejected` beside it and, of a retry, against the rejects `before` it.
@@ -256,7 +245,7 @@ async fn check_rows<I: Run>(
     dir: &OutputDir<I>,
     path: &Path,
     file: &UnitFile,
-    (rejected, before): (Option<&Rejected<I>>, Option<&Rejected<I>>),
+    (rejected, before): (Option<&RejectsFile<I>>, Option<&RejectsFile<I>>),
     check: &mut UnitCheck<I>,
 ) -> Result<(), TableError> {
     check_seal(dir.store(), path).await?;
@@ -264,11 +253,11 @@ async fn check_rows<I: Run>(
     let info = Arc::new(table.info().clone());
     check_name(path, file, &info, check);
     check.infos.push((path.clone(), (*info).clone()));
-    let mut faults = RowCheck::new(&info, rejected.map(|rejected| &rejected.indexes));
+    let mut faults = RowCheck::new(&info, rejected.map(|rejected| &rejected.samples.indexes));
     let (mut rows, mut position, mut twice) = (table.rows()?, 0, None);
     while let Some(row) = rows.try_next().await? {
         let index = row.index(position);
-        if before.is_some_and(|before| !before.explains(index)) {
+        if before.is_some_and(|before| !before.samples.has(index)) {
             twice.get_or_insert(index);
         }
         position += 1;
