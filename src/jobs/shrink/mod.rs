@@ -22,7 +22,7 @@ use crate::torch::weights::{WeightsFile, write};
 use crate::vqgan::{Tokenizer, TokenizerOptions, VqganConfig};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,7 +89,8 @@ impl Plan {
         let Some(manifest) = source.manifest().await.map_err(refusal)? else {
             return Err(JobError::Usage(format!("{} has latents, but no manifest.json", pipeline.output.url)));
         };
-        if let Some(unit) = manifest.units.iter().find(|unit| !latents.files().contains(&unit.name.as_str().into())) {
+        let done: BTreeSet<&str> = latents.files().iter().map(|file| file.unit.as_str()).collect();
+        if let Some(unit) = manifest.units.iter().find(|unit| !done.contains(unit.name.as_str())) {
             return Err(JobError::Usage(format!(
                 "{} is not finished, unit {} is missing: run `imagebart encode` to its end first",
                 pipeline.output.url, unit.name
@@ -176,8 +177,8 @@ pub async fn shrink(pipeline: &Pipeline, options: &ShrinkOptions) -> Result<Shri
     let remap = Arc::new(Remap::new(&kept, before));
     let remapped = remap_all(&plan, &output, &provenance, &remap).await?;
     let summary = ShrinkSummary {
-        counted: usage.facts(plan.min_count),
-        remapped: remapped.outliers(before.codebook_size, &kept),
+        counted: usage.facts(&kept),
+        remapped: remapped.before.facts(&kept),
         tokenizer: plan.tokenizer,
         fingerprint: shrunk.fingerprint,
         units: remapped.units,
@@ -309,22 +310,6 @@ struct Remapped {
     before: Usage,
 }
 
-impl Remapped {
-    /// The use of the codes before, and which share of them was not kept.
-    fn outliers(&self, codes: u32, kept: &[u16]) -> UsageFacts {
-        let mut of_kept = Usage::new(codes);
-        of_kept.add(kept);
-        let tokens = self.before.counts().iter().sum::<u64>();
-        let lost: u64 =
-            self.before.counts().iter().zip(of_kept.counts()).filter(|(_, kept)| **kept == 0).map(|(n, _)| n).sum();
-        UsageFacts {
-            kept: kept.len() as u64,
-            outlier_share: lost as f64 / tokens.max(1) as f64,
-            ..self.before.facts(1)
-        }
-    }
-}
-
 /// Remaps every file that is not there yet, rejects included.
 async fn remap_all(
     plan: &Plan,
@@ -335,8 +320,9 @@ async fn remap_all(
     let done = output.done().await.map_err(JobError::failed)?;
     let missing = |file: &&UnitFile| done.get(&file.unit).is_none_or(|newest| file.retry > *newest);
     let files: Vec<UnitFile> = plan.latents.files().iter().filter(missing).cloned().collect();
-    let units: Vec<&str> = files.iter().filter(|file| file.retry == 0).map(|file| file.unit.as_str()).collect();
-    output.sweep(&units).await.map_err(JobError::failed)?;
+    for file in &files {
+        output.sweep_file(file).await.map_err(JobError::failed)?;
+    }
     let tasks = files.into_iter().map(|file| {
         let (source, output) = (plan.source.clone(), output.clone());
         let (provenance, remap) = (provenance.clone(), remap.clone());

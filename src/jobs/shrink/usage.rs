@@ -40,11 +40,10 @@ impl Usage {
         &self.counts
     }
 
-    /// What a report says of it, where the ids that stand at least `min_count` times are kept.
-    pub fn facts(&self, min_count: u64) -> UsageFacts {
+    /// What a report says of it, where these ids are `kept`.
+    pub fn facts(&self, kept: &[u16]) -> UsageFacts {
         let tokens: u64 = self.counts.iter().sum();
-        let kept = self.counts.iter().filter(|count| **count >= min_count.max(1));
-        let kept_tokens: u64 = kept.clone().sum();
+        let kept_tokens: u64 = kept.iter().filter_map(|id| self.counts.get(usize::from(*id))).sum();
         let share = |count: u64| count as f64 / tokens.max(1) as f64;
         let entropy: f64 =
             self.counts.iter().map(|count| share(*count)).filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum();
@@ -52,7 +51,7 @@ impl Usage {
             codes: self.counts.len() as u64,
             tokens,
             seen: self.counts.iter().filter(|count| **count > 0).count() as u64,
-            kept: kept.count() as u64,
+            kept: kept.len() as u64,
             outlier_share: share(tokens - kept_tokens),
             perplexity: entropy.exp(),
             most_frequent_share: share(self.counts.iter().copied().max().unwrap_or(0)),
@@ -105,12 +104,12 @@ mod tests {
         assert_eq!(usage.used(1), [0, 3, 5, 7]);
         assert_eq!(usage.used(0), usage.used(1));
         assert_eq!(usage.used(2), [0, 3]);
-        let facts = usage.facts(2);
+        let facts = usage.facts(&usage.used(2));
         assert_eq!((facts.codes, facts.tokens, facts.seen, facts.kept), (8, 8, 4, 2));
         assert_eq!((facts.outlier_share, facts.most_frequent_share), (0.25, 0.375));
         // H = -2 (3/8) ln(3/8) - 2 (1/8) ln(1/8)
         assert!((facts.perplexity - (0.75 * (8f64 / 3.0).ln() + 0.25 * 8f64.ln()).exp()).abs() < 1e-12);
-        assert_eq!(Usage::new(4).facts(1).perplexity, 1.0);
+        assert_eq!(Usage::new(4).facts(&[]).perplexity, 1.0);
     }
 
     #[test]
@@ -119,6 +118,6 @@ mod tests {
         let all: Vec<u16> = (0..=u16::MAX).collect();
         usage.add(&all);
         assert_eq!(usage.used(1).len(), 1 << 16);
-        assert!((usage.facts(1).perplexity / 65536.0 - 1.0).abs() < 1e-9);
+        assert!((usage.facts(&all).perplexity / 65536.0 - 1.0).abs() < 1e-9);
     }
 }

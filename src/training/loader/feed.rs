@@ -118,6 +118,8 @@ struct Builder {
     batch: Batch,
     size: usize,
     tokens: usize,
+    /// What the rows' random numbers are of: the epoch.
+    unit: String,
     seed: u64,
     /// Rows of the epoch before the next one.
     row: u64,
@@ -129,7 +131,8 @@ impl Builder {
         Builder {
             batch: Batch::new(from),
             size,
-            tokens: loader.provenance().map_or(0, |provenance| provenance.tokens()),
+            tokens: loader.provenance().tokens(),
+            unit: format!("training epoch {}", from.epoch),
             seed: seed.unwrap_or(loader.options.seed),
             row: from.step * size as u64,
         }
@@ -144,7 +147,7 @@ impl Builder {
         batch.labels.push(label);
         batch.captions.push(rows.captions.get(row).cloned().flatten());
         // The same image is another row in another epoch, with noise of its own.
-        batch.rows.push(RowKey::new(self.seed, &format!("training epoch {}", batch.position.epoch), self.row, 0));
+        batch.rows.push(RowKey::new(self.seed, &self.unit, self.row, 0));
         self.row += 1;
         if batch.len() < self.size {
             return None;

@@ -111,6 +111,7 @@ pub struct Loader {
     sources: Vec<LatentsReader>,
     parts: Vec<Part>,
     sizes: Vec<u64>,
+    provenance: Provenance,
     options: LoaderOptions,
 }
 
@@ -138,7 +139,8 @@ impl Loader {
             }
         }
         let (parts, sizes): (Vec<Part>, Vec<u64>) = parts(&sources).await?.into_iter().unzip();
-        let loader = Loader { sources, parts, sizes, options };
+        let provenance = first.provenance().clone();
+        let loader = Loader { sources, parts, sizes, provenance, options };
         if loader.steps() == 0 {
             return Err(LoaderError::TooFew { rows: loader.rows(), batch: loader.options.batch });
         }
@@ -155,9 +157,9 @@ impl Loader {
         self.rows() / self.options.batch.max(1) as u64
     }
 
-    /// What all latents have in common with the first.
-    pub fn provenance(&self) -> Option<&Provenance> {
-        self.sources.first().map(LatentsReader::provenance)
+    /// What the first latents say of themselves. Grid and codebook are those of all.
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
 
     /// Batches from `position` on, without end. Must be called on a tokio runtime, where the reading goes on.
