@@ -12,6 +12,17 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// What `prepared` gives, unless the user is faster to `cancel`.
+pub async fn unless_cancelled<T>(
+    prepared: impl Future<Output = Result<T, JobError>>,
+    cancel: &CancellationToken,
+) -> Result<T, JobError> {
+    tokio::select! {
+        prepared = prepared => prepared,
+        () = cancel.cancelled() => Err(JobError::Interrupted),
+    }
+}
+
 /// A flow under way.
 pub struct Running {
     pub engine: Engine,

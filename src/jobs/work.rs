@@ -10,8 +10,11 @@ use crate::tables::{
 use crate::torch::device::{DeviceChoice, DeviceInUse};
 use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+/// Units that a dry run names.
+const NAMED: usize = 10;
 /// Footers of finished units read at a time.
 const FOOTERS_IN_FLIGHT: usize = 16;
 
@@ -160,6 +163,17 @@ impl Pending {
     /// Units of this rank, done or not.
     pub fn own(&self) -> usize {
         self.units.len() + self.finished.len()
+    }
+
+    /// The first units that are left to do, a line each, for `--dry-run`.
+    pub fn list(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for unit in self.units.iter().take(NAMED) {
+            writeln!(f, "           {}", unit.name)?;
+        }
+        match self.units.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => writeln!(f, "           and {more} more"),
+        }
     }
 
     /// One line for the user.

@@ -9,7 +9,7 @@ pub use plan::EditPlan;
 use super::JobError;
 use super::facts::Recorder;
 use super::model::{Drawn, Painter, stopped, to_row};
-use super::running::Running;
+use super::running::{Running, unless_cancelled};
 use super::sample::{SampleOptions, SampleSummary, finish};
 use super::sink::{Committed, Writer};
 use crate::chain;
@@ -39,11 +39,7 @@ pub async fn edit(
     cancel: CancellationToken,
 ) -> Result<SampleSummary, JobError> {
     let started = Instant::now();
-    let prepared = EditPlan::make(pipeline, options);
-    let plan = tokio::select! {
-        plan = prepared => plan?,
-        () = cancel.cancelled() => return Err(JobError::Interrupted),
-    };
+    let plan = unless_cancelled(EditPlan::make(pipeline, options), &cancel).await?;
     tracing::info!("{}", plan.model.device.line);
     let (painter, work) = plan.load(pipeline)?;
     let output = work.open(options.rank, options.overwrite).await?;

@@ -8,7 +8,7 @@ pub use plan::{EncodePlan, Settings, preprocess_of, reader_of, tokenizer_of};
 pub(super) use plan::{config_of, preprocessing};
 
 use self::retry::{Attempts, RetryWriter};
-use super::running::Running;
+use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::{JobError, facts, open_output};
 use crate::config::Pipeline;
@@ -54,11 +54,7 @@ pub async fn encode(
     display: &Display,
     cancel: CancellationToken,
 ) -> Result<EncodeSummary, JobError> {
-    let prepared = EncodePlan::make(pipeline, options);
-    let plan = tokio::select! {
-        plan = prepared => plan?,
-        () = cancel.cancelled() => return Err(JobError::Interrupted),
-    };
+    let plan = unless_cancelled(EncodePlan::make(pipeline, options), &cancel).await?;
     let output = open_output(&plan.work.url, true).await?;
     encode_into(plan, output, pipeline, options, display, cancel).await
 }

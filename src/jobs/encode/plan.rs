@@ -306,12 +306,6 @@ impl fmt::Display for Description<'_> {
         if let Some(attempts) = attempts {
             return writeln!(f, "retry      {attempts}");
         }
-        for unit in pending.units.iter().take(10) {
-            writeln!(f, "           {}", unit.name)?;
-        }
-        if pending.units.len() > 10 {
-            writeln!(f, "           and {} more", pending.units.len() - 10)?;
-        }
-        Ok(())
+        pending.list(f)
     }
 }

@@ -6,7 +6,7 @@ pub use plan::SamplePlan;
 pub(super) use plan::condition;
 
 use super::model::{Drawn, Painter, Settings, stopped, to_row};
-use super::running::Running;
+use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
 use crate::chain;
@@ -54,11 +54,7 @@ pub async fn sample(
     cancel: CancellationToken,
 ) -> Result<SampleSummary, JobError> {
     let started = Instant::now();
-    let prepared = SamplePlan::make(pipeline, options);
-    let plan = tokio::select! {
-        plan = prepared => plan?,
-        () = cancel.cancelled() => return Err(JobError::Interrupted),
-    };
+    let plan = unless_cancelled(SamplePlan::make(pipeline, options), &cancel).await?;
     tracing::info!("{}", plan.model.device.line);
     let (painter, work) = plan.load(pipeline)?;
     let output = work.open(options.rank, options.overwrite).await?;

@@ -14,8 +14,6 @@ use std::sync::Arc;
 
 /// Most units of a run: their names stand in one manifest.
 const MAX_UNITS: u64 = 1_000_000;
-/// Units that `--dry-run` names.
-const NAMED: usize = 10;
 
 /// Everything `sample` needs, checked; the weights are not loaded yet.
 pub struct SamplePlan {
@@ -188,13 +186,7 @@ impl fmt::Display for Description<'_> {
         writeln!(f, "rows       {count} in {} units of {unit_rows}, labels {labels}", plan.units.len())?;
         writeln!(f, "           {} units for this process, {} to do", pending.own(), pending.units.len())?;
         writeln!(f, "output     {}", pipeline.output.url)?;
-        for unit in pending.units.iter().take(NAMED) {
-            writeln!(f, "           {}", unit.name)?;
-        }
-        if pending.units.len() > NAMED {
-            writeln!(f, "           and {} more", pending.units.len() - NAMED)?;
-        }
-        Ok(())
+        pending.list(f)
     }
 }
 
