@@ -1,6 +1,6 @@
 //! The pipeline files that come with the program: each loads, and describes the networks of the released models.
 
-use crate::common::{self, corpus, imagebart, stderr, tokenizer};
+use crate::common::{corpus, imagebart, stderr, tokenizer};
 use imagebart::chain::ChainConfig;
 use imagebart::config::{Needs, Pipeline};
 use imagebart::diffusion::Schedule;
@@ -139,70 +139,83 @@ fn every_pipeline_loads_and_dry_runs() {
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0, "a dry run wrote something");
 }
 
+/// The corpora, and an empty directory with a tokenizer to plan work in.
+struct DryRuns {
+    data: PathBuf,
+    root: tempfile::TempDir,
+}
+
+impl DryRuns {
+    /// `None`, with a visible line, where the corpora are not there.
+    fn new(test: &str) -> Option<DryRuns> {
+        let data = corpus("IMAGEBART_DATA_DIR", test)?;
+        let root = tempfile::tempdir().unwrap();
+        tokenizer(&root.path().join("tokenizer.safetensors"));
+        Some(DryRuns { data, root })
+    }
+
+    /// A path of the corpora.
+    fn at(&self, path: &str) -> String {
+        self.data.join(path).display().to_string()
+    }
+
+    /// What `encode --dry-run` of a pipeline says, with these settings.
+    fn encode(&self, file: &str, settings: &[String]) -> String {
+        let weights = format!("tokenizer.weights={}", self.root.path().join("tokenizer.safetensors").display());
+        let output = imagebart()
+            .args(["--dry-run", "encode", folder().join(file).to_str().unwrap(), "--set", &weights])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
+            .current_dir(self.root.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{file} {settings:?}: {}", stderr(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Nothing is there but the tokenizer.
+    fn wrote_nothing(&self) {
+        assert_eq!(std::fs::read_dir(self.root.path()).unwrap().count(), 1, "a dry run wrote something");
+    }
+}
+
 /// The LSUN pipelines as someone starts who has the databases, or the images as files: `--dry-run`, with their place alone.
 #[test]
 fn lsun_pipelines_dry_run_on_the_corpus() {
-    let test = "lsun_pipelines_dry_run_on_the_corpus";
-    let Some(data) = common::corpus("IMAGEBART_DATA_DIR", test) else { return };
-    let root = tempfile::tempdir().unwrap();
-    let weights = root.path().join("tokenizer.safetensors");
-    common::tokenizer(&weights);
-    let weights = format!("tokenizer.weights={}", weights.display());
-    let place = |name: &str| format!("{}/lsun-mini/{name}", data.display());
-    let dry_run = |file: &str, settings: &[String]| {
-        let output = common::imagebart()
-            .args(["--dry-run", "encode", folder().join(file).to_str().unwrap(), "--set", &weights])
-            .args(settings.iter().flat_map(|setting| ["--set", setting]))
-            .current_dir(root.path())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{file}: {}", common::stderr(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let Some(runs) = DryRuns::new("lsun_pipelines_dry_run_on_the_corpus") else { return };
+    let place = |name: &str| runs.at(&format!("lsun-mini/{name}"));
     for (file, name) in [
         ("lsun-bedrooms.toml", "bedroom_train_lmdb"),
         ("lsun-cats.toml", "cat"),
         ("lsun-churches.toml", "church_outdoor_train_lmdb"),
     ] {
         let url = format!("dataset.url={}", place(name));
-        let text = dry_run(file, std::slice::from_ref(&url));
+        let text = runs.encode(file, std::slice::from_ref(&url));
         assert!(
             text.contains("1 units of lsun-lmdb") && text.contains("256 × 256 by pillow-bicubic, 2 row(s)"),
             "{text}"
         );
-        let text = dry_run(file, &[url, "dataset.unit_rows=10".to_owned()]);
+        let text = runs.encode(file, &[url, "dataset.unit_rows=10".to_owned()]);
         assert!(text.contains(&format!("{name}@000000000-000000010")), "{text}");
     }
     let churches = |format: &str, name: &str| {
         let list = format!("dataset.list={}", place("church_outdoor_train.txt"));
-        dry_run(
-            "lsun-churches.toml",
-            &[
-                format!("dataset.format={format}"),
-                format!("dataset.url={}", place(name)),
-                list,
-                "dataset.unit_rows=10".into(),
-            ],
-        )
+        let (format, url) = (format!("dataset.format={format}"), format!("dataset.url={}", place(name)));
+        runs.encode("lsun-churches.toml", &[format, url, list, "dataset.unit_rows=10".into()])
     };
     // 49 names, as the list has them.
     let text = churches("folder", "churches/");
     assert!(text.contains("5 units of folder") && text.contains("files@000000040-000000049"), "{text}");
     let text = churches("lsun-lmdb", "church_outdoor_train_lmdb");
     assert!(text.contains("5 units of lsun-lmdb") && text.contains("_lmdb@000000040-000000049"), "{text}");
-    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "a dry run wrote something");
+    runs.wrote_nothing();
 }
 
 /// The pipelines of FFHQ and Conceptual Captions plan their work on small copies of the data, in every form of it.
 #[test]
 fn encode_dry_runs_on_ffhq_and_conceptual_captions() {
-    let Some(data) = corpus("IMAGEBART_DATA_DIR", "encode_dry_runs_on_ffhq_and_conceptual_captions") else { return };
-    let elsewhere = tempfile::tempdir().unwrap();
-    let weights = elsewhere.path().join("tokenizer.safetensors");
-    tokenizer(&weights);
-    let out = elsewhere.path().join("out");
-    let at = |path: &str| format!("dataset.url={}", data.join(path).display());
-    let list = |path: &str| format!("dataset.list={}", data.join(path).display());
+    let Some(runs) = DryRuns::new("encode_dry_runs_on_ffhq_and_conceptual_captions") else { return };
+    let at = |path: &str| format!("dataset.url={}", runs.at(path));
+    let list = |path: &str| format!("dataset.list={}", runs.at(path));
     let form = |format: &str| format!("dataset.format={format}");
     let flat = vec![at("ffhq-mini/flat256/"), list("ffhq-mini/ffhqtrain.txt")];
     let nested = vec![at("ffhq-mini/thumbnails128x128/"), list("ffhq-mini/ffhq-dataset-v2.json#training")];
@@ -215,29 +228,18 @@ fn encode_dry_runs_on_ffhq_and_conceptual_captions() {
     {
         cases.push(("conceptual-captions.toml", vec![form(format), at(&format!("cc-mini/{path}"))]));
     }
-    for (file, mut settings) in cases {
-        settings.push(format!("tokenizer.weights={}", weights.display()));
-        settings.push(format!("output.url={}", out.display()));
-        let settings = settings.iter().flat_map(|setting| ["--set", setting.as_str()]);
-        let path = folder().join(file);
-        let output =
-            imagebart().args(["encode", path.to_str().unwrap(), "--dry-run"]).args(settings.clone()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{file} {:?}: {}", settings.collect::<Vec<_>>(), stderr(&output));
+    for (file, settings) in cases {
+        let text = runs.encode(file, &settings);
         assert!(text.contains("256 × 256") && text.contains("units of"), "{file}: {text}");
     }
-    assert!(!out.exists(), "a dry run wrote something");
+    runs.wrote_nothing();
 }
 
 /// The ImageNet pipelines over the small data set, in the forms and with the settings that docs/datasets/imagenet.md names.
 #[test]
 fn imagenet_pipelines_find_the_small_data_set() {
-    let test = "imagenet_pipelines_find_the_small_data_set";
-    let Some(data) = corpus("IMAGEBART_DATA_DIR", test) else { return };
-    let root = tempfile::tempdir().unwrap();
-    let weights = root.path().join("tokenizer.safetensors");
-    tokenizer(&weights);
-    let at = |place: &str| data.join("imagenet-mini").join(place).display().to_string();
+    let Some(runs) = DryRuns::new("imagenet_pipelines_find_the_small_data_set") else { return };
+    let at = |place: &str| runs.at(&format!("imagenet-mini/{place}"));
     let mapping = |file: &str| format!("dataset.mapping={}", at(file));
     let tar = "dataset.format=imagenet-tar".to_owned();
     let val = "dataset.split=val".to_owned();
@@ -252,21 +254,10 @@ fn imagenet_pipelines_find_the_small_data_set() {
     for file in ["imagenet.toml", "imagenet-5.toml"] {
         let mut identities = Vec::new();
         for (url, more, expected) in &forms {
-            let out = root.path().join("out");
-            let given = [
-                format!("dataset.url={url}"),
-                format!("tokenizer.weights={}", weights.display()),
-                format!("output.url={}", out.display()),
-            ];
-            let mut command = imagebart();
-            command.args(["--dry-run", "encode"]).arg(folder().join(file));
-            for setting in given.iter().chain(more) {
-                command.args(["--set", setting]);
-            }
-            let output = command.output().unwrap();
-            let text = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && text.contains(expected), "{file}, {url}: {text}{}", stderr(&output));
-            assert!(!out.exists(), "a dry run wrote something");
+            let settings = [vec![format!("dataset.url={url}")], more.clone()].concat();
+            let text = runs.encode(file, &settings);
+            assert!(text.contains(expected), "{file}, {url}: {text}");
+            runs.wrote_nothing();
             identities.push(text.lines().find(|line| line.starts_with("identity")).unwrap().to_owned());
         }
         // Two mappings that say the same are one selection; everything else is told apart.

@@ -1,6 +1,7 @@
 //! ImageNet's archives and folders: fixtures, requests, the index, and what users may get wrong.
 
 use crate::formats::{Fixture, lines, objects, options, tar_of};
+use crate::messages::sentence;
 use crate::stores::{Fault, Faulty, in_memory, on_disk};
 use imagebart::datasets::{
     DatasetError, DatasetOptions, Entry, Folder, Format, ImageNetTar, Labels, Location, Reader, Split, Unit, open,
@@ -326,15 +327,6 @@ async fn nothing_is_kept_for_files_without_lasting_entity_tags() {
     assert_eq!(reader.units().await.unwrap().len(), 1);
     reader.keep().await;
     assert!(!index.exists());
-}
-
-/// The sentence that opening and listing fails with.
-async fn sentence(format: Format, url: &str, options: DatasetOptions) -> String {
-    let result = async { open(format, url, options).await?.units().await };
-    match result.await {
-        Err(DatasetError::Config(sentence)) => sentence,
-        other => panic!("{url} gave {other:?}"),
-    }
 }
 
 #[tokio::test]

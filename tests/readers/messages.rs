@@ -6,7 +6,7 @@ use imagebart::datasets::{DatasetError, DatasetOptions, Folder, Format, Labels, 
 use std::sync::Arc;
 
 /// The sentence that opening and listing a dataset fails with.
-async fn sentence(format: Format, url: &str, options: DatasetOptions) -> String {
+pub async fn sentence(format: Format, url: &str, options: DatasetOptions) -> String {
     let result = async { open(format, url, options).await?.units().await };
     match result.await {
         Err(DatasetError::Config(sentence)) => sentence,
