@@ -30,6 +30,7 @@ mod check;
 mod load;
 mod sampling;
 mod sections;
+mod training;
 mod values;
 
 pub use load::{ConfigError, Needs};
@@ -39,4 +40,5 @@ pub use sections::{
     ChainSection, ConditionSection, DType, DatasetSection, ImageSection, OutputSection, Pipeline, RunSection,
     ScaleSection, ScheduleValue, ShrinkSection, TokenizerSection,
 };
+pub use training::{TrainSection, TrainTokenizerSection};
 pub use values::{Auto, ByteSize, LabelChoice, PerScale};

@@ -1,6 +1,7 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
 use super::sampling::{EditSection, SampleSection};
+use super::training::{TrainSection, TrainTokenizerSection};
 use super::values::{Auto, ByteSize};
 use crate::imaging::Limits;
 use serde::{Deserialize, Serialize};
@@ -12,9 +13,11 @@ pub struct Pipeline {
     pub dataset: DatasetSection,
     pub image: ImageSection,
     pub tokenizer: TokenizerSection,
+    pub train_tokenizer: TrainTokenizerSection,
     pub shrink: ShrinkSection,
     pub chain: ChainSection,
     pub condition: ConditionSection,
+    pub train: TrainSection,
     pub sample: SampleSection,
     pub edit: EditSection,
     pub output: OutputSection,

@@ -2,12 +2,14 @@
 
 mod adamw;
 mod ema;
+mod folder;
 mod groups;
 mod learning_rate;
 mod loader;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use ema::{Ema, shadow_name};
+pub use folder::{FolderError, RunFolder};
 pub use groups::{ParameterGroup, WEIGHT_DECAY, parameter_groups};
 pub use learning_rate::LearningRate;
 pub use loader::{Batch, Feed, Loader, LoaderError, LoaderOptions, Position};
