@@ -7,6 +7,8 @@ mod folder;
 mod groups;
 mod learning_rate;
 mod loader;
+mod rows;
+mod trainer;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
@@ -15,10 +17,14 @@ pub use folder::{FolderError, RunFolder};
 pub use groups::{ParameterGroup, WEIGHT_DECAY, parameter_groups};
 pub use learning_rate::LearningRate;
 pub use loader::{Batch, Feed, Loader, LoaderError, LoaderOptions, Position};
+pub use rows::{Conditioning, RowsError};
+pub use trainer::{Measured, Stepped, Trainer, TrainerSettings};
 
+use crate::torch::weights::WeightsError;
+use crate::transformer::TransformerError;
 use tch::TchError;
 
-/// Why an optimizer or moving averages cannot be set up.
+/// Why a training cannot be set up or gone on with.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
     #[error("there is no parameter {0}, which the list of the network's tensors names")]
@@ -36,5 +42,11 @@ pub enum TrainingError {
     #[error("the decay of the moving averages must be between 0 and 1, not {0}")]
     Decay(f64),
     #[error(transparent)]
+    Rows(#[from] RowsError),
+    #[error(transparent)]
+    Network(#[from] TransformerError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error("the training failed in libtorch: {0}")]
     Torch(#[from] TchError),
 }
