@@ -161,6 +161,23 @@ pub enum Command {
         overwrite: bool,
     },
 
+    /// Train the networks of a chain on latents, and write them into the model directory.
+    ///
+    /// Run the same command again after an interruption: it goes on from the last checkpoint. Several processes may train a chain,
+    /// each a scale of its own.
+    Train {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// Train only the network of this scale (1 is the finest). May be repeated.
+        #[arg(long, value_name = "T")]
+        scale: Vec<u32>,
+
+        /// Delete the checkpoints that are there, and start anew.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
     /// Draw images from a chain: Parquet tables with tokens, images and seeds.
     ///
     /// Work is committed unit by unit. Run the same command again after an interruption: only what is missing is done.

@@ -15,6 +15,7 @@ use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, i
 use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
 use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
+use imagebart::jobs::train::{TrainOptions, TrainPlan, train};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output, output_error};
 use imagebart::launch::Rank;
@@ -78,6 +79,16 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 return Ok(());
             }
             println!("{}", shrink::shrink(&pipeline, &ShrinkOptions { overwrite }).await?);
+            Ok(())
+        }
+        Command::Train { pipeline, scale, overwrite } => {
+            let pipeline = load_for(Needs::Train, &pipeline, [], common)?;
+            let options = TrainOptions { device: device(common)?, scales: scale, overwrite };
+            if common.dry_run {
+                print!("{}", TrainPlan::make(&pipeline, &options).await?.describe());
+                return Ok(());
+            }
+            println!("{}", train(&pipeline, &options, cancel).await?);
             Ok(())
         }
         Command::Sample { pipeline, count, overwrite } => {

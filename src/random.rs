@@ -46,6 +46,10 @@ pub enum Purpose {
     Noise,
     /// The order of training rows.
     Shuffle,
+    /// Training: whether a row is shown without its condition.
+    Dropout,
+    /// Joint training: the scale of a batch.
+    Scale,
 }
 
 impl Purpose {
@@ -60,6 +64,8 @@ impl Purpose {
             Purpose::Redraw => 7,
             Purpose::Noise => 8,
             Purpose::Shuffle => 9,
+            Purpose::Dropout => 10,
+            Purpose::Scale => 11,
         }
     }
 }

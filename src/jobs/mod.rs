@@ -14,6 +14,7 @@ pub mod sample;
 pub mod shrink;
 mod sink;
 pub mod text_tokenizer;
+pub mod train;
 pub mod verify;
 mod work;
 

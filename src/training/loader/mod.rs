@@ -10,10 +10,12 @@ mod order;
 
 pub use feed::Feed;
 
+use crate::digest::hex;
 use crate::random::RowKey;
-use crate::tables::{Difference, LatentsReader, Provenance, TableError, UnitFile};
+use crate::tables::{Difference, LatentsReader, Provenance, Run, TableError, UnitFile};
 use futures::{StreamExt, TryStreamExt};
 use order::Window;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Footers read at a time.
@@ -155,6 +157,17 @@ impl Loader {
     /// Whole batches of an epoch. The rows that are left over are others in every epoch.
     pub fn steps(&self) -> u64 {
         self.rows() / self.options.batch.max(1) as u64
+    }
+
+    /// What the order of rows and the rows themselves depend on: the identities of the latents and the sizes of their row
+    /// groups. Hex SHA-256; where the latents lie is not in it.
+    pub fn identity(&self) -> String {
+        let mut hash = Sha256::new();
+        for source in &self.sources {
+            hash.update(source.provenance().identity.sha256());
+        }
+        self.sizes.iter().for_each(|size| hash.update(size.to_le_bytes()));
+        hex(&hash.finalize())
     }
 
     /// What the first latents say of themselves. Grid and codebook are those of all.
