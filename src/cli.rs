@@ -185,9 +185,14 @@ pub enum Command {
         #[command(flatten)]
         pipeline: PipelineArgs,
 
-        /// How many images to draw (overrides sample.count).
+        /// How many images to draw, or how many of each prompt (overrides sample.count).
         #[arg(long)]
         count: Option<u64>,
+
+        /// A file of texts to draw images of, one a line, or .jsonl with "prompt": a local path or a URL (overrides
+        /// sample.prompts).
+        #[arg(long, value_name = "FILE")]
+        prompts: Option<String>,
 
         /// Delete the samples that are there, and start anew.
         #[arg(long)]

@@ -91,8 +91,9 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", train(&pipeline, &options, cancel).await?);
             Ok(())
         }
-        Command::Sample { pipeline, count, overwrite } => {
-            let given = [count.map(|count| format!("sample.count={count}"))];
+        Command::Sample { pipeline, count, prompts, overwrite } => {
+            let count = count.map(|count| format!("sample.count={count}"));
+            let given = [count, prompts.map(|prompts| format!("sample.prompts={}", quoted(prompts)))];
             let pipeline = load_for(Needs::Sample, &pipeline, given, common)?;
             let options = SampleOptions { device: device(common)?, rank: rank(common)?, overwrite };
             if common.dry_run {
@@ -102,8 +103,6 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             sample(&pipeline, &options, display, cancel).await.map(drop)
         }
         Command::Edit { pipeline, images, masks, overwrite } => {
-            // As TOML text, so that no path is taken for a number.
-            let quoted = |value: String| toml::Value::String(value).to_string();
             let text = |key: &str, value: Option<String>| value.map(|value| format!("edit.{key}={}", quoted(value)));
             let given = [text("images", images), text("masks", masks)];
             let pipeline = load_for(Needs::Edit, &pipeline, given, common)?;
@@ -181,6 +180,11 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             Ok(())
         }
     }
+}
+
+/// As TOML text, so that no path is taken for a number.
+fn quoted(value: String) -> String {
+    toml::Value::String(value).to_string()
 }
 
 /// The reason that the user names.

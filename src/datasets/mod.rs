@@ -50,7 +50,7 @@ mod zip_directory;
 
 pub use brace::{BraceError, expand, split_list};
 pub use caption_table::{CaptionTable, ColumnOrder, TableLine};
-pub use folder::{Folder, IMAGES, read_list};
+pub use folder::{Folder, IMAGES, read_lines, read_list};
 pub use imagenet_labels::Mapping;
 pub use imagenet_split::Split;
 pub use imagenet_tar::ImageNetTar;
