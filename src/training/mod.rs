@@ -6,6 +6,7 @@ mod folder;
 mod groups;
 mod learning_rate;
 mod loader;
+pub mod watch;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use ema::{Ema, shadow_name};
