@@ -9,6 +9,7 @@ mod learning_rate;
 mod loader;
 mod rows;
 mod trainer;
+pub mod watch;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
