@@ -7,6 +7,7 @@ mod folder;
 mod groups;
 mod learning_rate;
 mod loader;
+mod look;
 mod rows;
 mod trainer;
 pub mod watch;
@@ -18,6 +19,7 @@ pub use folder::{FolderError, RunFolder};
 pub use groups::{ParameterGroup, WEIGHT_DECAY, parameter_groups};
 pub use learning_rate::LearningRate;
 pub use loader::{Batch, Feed, Loader, LoaderError, LoaderOptions, Position};
+pub use look::Look;
 pub use rows::{Conditioning, RowsError};
 pub use trainer::{Measured, Stepped, Trainer, TrainerSettings};
 

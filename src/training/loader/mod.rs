@@ -89,6 +89,18 @@ impl Batch {
         Batch { position, tokens: Vec::new(), labels: Vec::new(), captions: Vec::new(), rows: Vec::new() }
     }
 
+    /// Its first `rows` rows.
+    pub fn first(&self, rows: usize) -> Batch {
+        let tokens = self.tokens.len() / self.len().max(1);
+        Batch {
+            position: self.position,
+            tokens: self.tokens.iter().take(rows * tokens).copied().collect(),
+            labels: self.labels.iter().take(rows).copied().collect(),
+            captions: self.captions.iter().take(rows).cloned().collect(),
+            rows: self.rows.iter().take(rows).copied().collect(),
+        }
+    }
+
     /// Rows in it.
     pub fn len(&self) -> usize {
         self.labels.len()
