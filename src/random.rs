@@ -46,6 +46,10 @@ pub enum Purpose {
     Noise,
     /// The order of training rows.
     Shuffle,
+    /// Whether a training image is mirrored.
+    Flip,
+    /// Which features stand in for a codebook's dead entries.
+    Restart,
 }
 
 impl Purpose {
@@ -60,6 +64,8 @@ impl Purpose {
             Purpose::Redraw => 7,
             Purpose::Noise => 8,
             Purpose::Shuffle => 9,
+            Purpose::Flip => 10,
+            Purpose::Restart => 11,
         }
     }
 }

@@ -9,6 +9,7 @@ mod feed;
 mod order;
 
 pub use feed::Feed;
+pub(super) use order::permutation;
 
 use crate::random::RowKey;
 use crate::tables::{Difference, LatentsReader, Provenance, TableError, UnitFile};

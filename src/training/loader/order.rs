@@ -47,7 +47,7 @@ pub(super) fn rows(window: &Window, seed: Option<u64>, count: usize) -> Vec<usiz
 }
 
 /// A random permutation of `0..count` (Fisher and Yates), at most 2^32 of them.
-fn permutation(key: RowKey, count: usize) -> Vec<usize> {
+pub fn permutation(key: RowKey, count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     for last in (1..count).rev() {
         let bound = u32::try_from(last + 1).unwrap_or(u32::MAX);
