@@ -1,6 +1,7 @@
 //! What training a chain needs: batches of latents, optimizer and its parameter groups, learning-rate schedule, moving averages.
 
 mod adamw;
+mod checkpoint;
 mod ema;
 mod folder;
 mod groups;
@@ -8,6 +9,7 @@ mod learning_rate;
 mod loader;
 
 pub use adamw::{AdamW, AdamWConfig};
+pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
 pub use ema::{Ema, shadow_name};
 pub use folder::{FolderError, RunFolder};
 pub use groups::{ParameterGroup, WEIGHT_DECAY, parameter_groups};
@@ -21,6 +23,10 @@ use tch::TchError;
 pub enum TrainingError {
     #[error("there is no parameter {0}, which the list of the network's tensors names")]
     NoParameter(String),
+    #[error("the optimizer's state has only a part of {0}: its mean, its square and its steps belong together")]
+    HalfAState(String),
+    #[error("what the optimizer remembers of {parameter} has shape {found:?}, the parameter has {expected:?}")]
+    MomentShape { parameter: String, found: Vec<i64>, expected: Vec<i64> },
     #[error("the moving averages have no entry {entry}, which parameter {parameter} needs")]
     NoShadow { entry: String, parameter: String },
     #[error("the moving average {entry} has shape {found:?}, its parameter {parameter} has {expected:?}")]
