@@ -5,8 +5,10 @@ mod checkpoint;
 mod ema;
 mod folder;
 mod groups;
+pub mod images;
 mod learning_rate;
 mod loader;
+pub mod tokenizer;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
