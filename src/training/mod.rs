@@ -5,10 +5,12 @@ mod checkpoint;
 mod ema;
 mod folder;
 mod groups;
+pub mod images;
 mod learning_rate;
 mod loader;
 mod look;
 mod rows;
+pub mod tokenizer;
 mod trainer;
 pub mod watch;
 

@@ -9,6 +9,7 @@ mod feed;
 mod order;
 
 pub use feed::Feed;
+pub(super) use order::permutation;
 
 use crate::digest::hex;
 use crate::random::RowKey;
