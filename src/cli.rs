@@ -282,6 +282,35 @@ pub enum Command {
         overwrite: bool,
     },
 
+    /// Draw the demo's captioned shapes as a data set to train on: WebDataset shards in three splits.
+    ///
+    /// Shards that are there are kept.
+    DemoData {
+        /// Where to put it.
+        #[arg(long, default_value = "out/shapes/data")]
+        out: PathBuf,
+
+        /// Pictures to train on.
+        #[arg(long, default_value_t = 32_000)]
+        training: u64,
+
+        /// Pictures to validate with.
+        #[arg(long, default_value_t = 1000)]
+        validation: u64,
+
+        /// Pictures to test with.
+        #[arg(long, default_value_t = 1000)]
+        test: u64,
+
+        /// Pictures of a shard.
+        #[arg(long, default_value_t = 2000)]
+        per_shard: u64,
+
+        /// Captions of the test that are listed in test-captions.txt.
+        #[arg(long, default_value_t = 200)]
+        captions: u64,
+    },
+
     /// The whole way on a small data set that it draws itself: shards, latents, verification, gallery.
     Demo {
         /// Where to put it.

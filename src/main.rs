@@ -6,6 +6,7 @@ mod logging;
 use clap::Parser;
 use cli::{Cli, Command, Common, ImportArgs, LogFormat, PipelineArgs, WhichTable, WhichVariant, WhichWeights};
 use imagebart::config::{Needs, Pipeline};
+use imagebart::jobs::demo::data::{self, DataOptions};
 use imagebart::jobs::demo::{self, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
@@ -153,6 +154,17 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 return Ok(());
             }
             println!("{}", demo(&options, display, cancel).await?);
+            Ok(())
+        }
+        Command::DemoData { out, training, validation, test, per_shard, captions } => {
+            let pictures = [training, validation, test];
+            let options = DataOptions { out, seed: common.seed.unwrap_or(0), pictures, per_shard, captions };
+            if common.dry_run {
+                println!("{}", options.describe());
+                return Ok(());
+            }
+            let drawn = tokio::task::spawn_blocking(move || data::draw(&options, &cancel)).await;
+            println!("{}", drawn.map_err(JobError::failed)??);
             Ok(())
         }
         Command::Import(arguments) => {
