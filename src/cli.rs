@@ -178,6 +178,18 @@ pub enum Command {
         overwrite: bool,
     },
 
+    /// Train a tokenizer, a VQGAN, on the images of a dataset.
+    ///
+    /// Checkpoints are written as it goes. Run the same command again after an interruption: it goes on from the newest one.
+    TrainTokenizer {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// Delete the checkpoints that are there and start anew; replace a tokenizer that is already there.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
     /// Draw images from a chain: Parquet tables with tokens, images and seeds.
     ///
     /// Work is committed unit by unit. Run the same command again after an interruption: only what is missing is done.

@@ -23,6 +23,7 @@ pub mod datasets;
 pub mod diffusion;
 mod digest;
 pub mod flow;
+mod html;
 pub mod imaging;
 pub mod jobs;
 pub mod launch;

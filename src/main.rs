@@ -16,6 +16,7 @@ use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
 use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
 use imagebart::jobs::train::{TrainOptions, TrainPlan, train};
+use imagebart::jobs::train_tokenizer::{TokenizerPlan, TrainTokenizerOptions, train_tokenizer};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output, output_error};
 use imagebart::launch::Rank;
@@ -89,6 +90,16 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 return Ok(());
             }
             println!("{}", train(&pipeline, &options, cancel).await?);
+            Ok(())
+        }
+        Command::TrainTokenizer { pipeline, overwrite } => {
+            let pipeline = load_for(Needs::TrainTokenizer, &pipeline, [], common)?;
+            let options = TrainTokenizerOptions { device: device(common)?, overwrite };
+            if common.dry_run {
+                print!("{}", TokenizerPlan::make(&pipeline, &options).await?.describe().await?);
+                return Ok(());
+            }
+            println!("{}", train_tokenizer(&pipeline, &options, cancel).await?);
             Ok(())
         }
         Command::Sample { pipeline, count, prompts, overwrite } => {

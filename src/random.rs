@@ -50,6 +50,10 @@ pub enum Purpose {
     Dropout,
     /// Joint training: the scale of a batch.
     Scale,
+    /// Whether a training image is mirrored.
+    Flip,
+    /// Which features stand in for a codebook's dead entries.
+    Restart,
 }
 
 impl Purpose {
@@ -66,6 +70,8 @@ impl Purpose {
             Purpose::Shuffle => 9,
             Purpose::Dropout => 10,
             Purpose::Scale => 11,
+            Purpose::Flip => 12,
+            Purpose::Restart => 13,
         }
     }
 }

@@ -25,11 +25,16 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
     let images = ("edit.images", edit.images.is_empty(), "the folder of the images to edit, or give --images");
     let masks = ("edit.masks", edit.masks.is_empty(), "the folder of their masks, or give --masks");
     let to = ("shrink.to", shrink.to.is_empty(), "where the remapped latents go: a local path or a URL");
+    let trained = (weights.0, weights.1, "the .safetensors file that is written at the end");
+    let nowhere = output.url.is_empty() && pipeline.train_tokenizer.to.is_empty();
+    let folder =
+        ("output.url", nowhere, "where checkpoints and reports go, or set train_tokenizer.to: a local path or a URL");
     let tables = ("output.url", output.url.is_empty(), "where the tables go: a local path or a URL");
     let needed = match needs {
         Needs::Encode => vec![format, url, weights, tables],
         Needs::Shrink => vec![weights, tables, to],
         Needs::Train => vec![weights, model, tables],
+        Needs::TrainTokenizer => vec![format, url, trained, folder],
         Needs::Sample => vec![model, count, tables],
         Needs::Edit => vec![model, images, masks, tables],
     };

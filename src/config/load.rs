@@ -30,6 +30,8 @@ pub enum Needs {
     Shrink,
     /// Latents, their tokenizer, a chain and where it goes.
     Train,
+    /// A dataset, where the tokenizer goes, and an output.
+    TrainTokenizer,
     /// A chain, an output, and how many images.
     Sample,
     /// A chain, an output, images and masks.

@@ -64,6 +64,7 @@ pub use store::Location;
 pub(crate) use store::credentials_hint;
 pub use stylegan_zip::StyleGanZip;
 pub use tally::NotDownloaded;
+pub(crate) use tfrecord::masked_crc;
 pub use tfrecord::{Records, TfRecord};
 pub use webdataset::WebDataset;
 

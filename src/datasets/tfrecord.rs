@@ -145,7 +145,7 @@ impl Reader for TfRecord {
 }
 
 /// The checksum as TFRecord stores it.
-fn masked_crc(bytes: &[u8]) -> u32 {
+pub(crate) fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 

@@ -24,11 +24,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod floors;
 mod forward;
 mod losses;
 mod posterior;
 mod schedule;
 
+pub use floors::{noise_floor, uniform_bound};
 pub use forward::{StepDraws, Trajectory, forward, redraw};
 pub use losses::{Loss, SoftTarget, hard_loss, loss, soft_loss};
 pub use posterior::{Posterior, Posteriors};

@@ -14,7 +14,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 /// The mixture at one scale, for x_t = x_0 or for x_t other than x_0.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Mixture {
+pub(super) struct Mixture {
     /// Probability of a code that is neither x_0 nor x_t.
     rest: f64,
     /// What x_0 has above that.
@@ -22,11 +22,11 @@ struct Mixture {
     /// What x_t has above that; 0 where it is x_0.
     noisy: f64,
     /// Sum of p log p over the codes.
-    negative_entropy: f64,
+    pub(super) negative_entropy: f64,
 }
 
 impl Mixture {
-    fn new(cumulative_before: f64, alpha: f64, codes: f64, same: bool) -> Mixture {
+    pub(super) fn new(cumulative_before: f64, alpha: f64, codes: f64, same: bool) -> Mixture {
         let (a, c, d) = (cumulative_before, (1.0 - cumulative_before) / codes, (1.0 - alpha) / codes);
         let (clean, noisy) = if same { (a * alpha + a * d + c * alpha, 0.0) } else { (a * d, c * alpha) };
         let total = codes * c * d + clean + noisy;

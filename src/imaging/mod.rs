@@ -28,6 +28,7 @@
 //! their high byte, alpha dropped without compositing, gray replicated, CMYK by Pillow's `convert("RGB")`, colour profiles
 //! ignored.
 
+mod canvas;
 mod cv2;
 mod decode;
 mod encode;
@@ -40,6 +41,7 @@ mod resize;
 mod strip;
 mod trim;
 
+pub use canvas::{Canvas, grid};
 pub use decode::decode;
 pub use encode::{encode_jpeg, encode_png};
 pub use error::ImageError;

@@ -7,6 +7,7 @@ use crate::config::{ByteSize, Pipeline};
 use crate::datasets::Unit;
 use crate::flow::Report;
 use crate::launch::Rank;
+use crate::progress::peak_memory;
 use crate::tables::{Run, UnitSummary};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -175,13 +176,6 @@ fn stage_shares(report: &Report<Unit>) -> Vec<StageShare> {
         busy_while_fed: stage.busy_while_fed(),
     });
     shares.collect()
-}
-
-/// `VmHWM` of Linux's `/proc/self/status`, in bytes.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 impl<S: Serialize> Summary<S> {

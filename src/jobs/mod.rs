@@ -15,6 +15,7 @@ pub mod shrink;
 mod sink;
 pub mod text_tokenizer;
 pub mod train;
+pub mod train_tokenizer;
 pub mod verify;
 mod work;
 

@@ -5,10 +5,14 @@ mod checkpoint;
 mod ema;
 mod folder;
 mod groups;
+pub mod images;
 mod learning_rate;
 mod loader;
+mod look;
 mod rows;
+pub mod tokenizer;
 mod trainer;
+pub mod watch;
 
 pub use adamw::{AdamW, AdamWConfig};
 pub use checkpoint::{Checkpoint, CheckpointError, Checkpoints};
@@ -17,6 +21,7 @@ pub use folder::{FolderError, RunFolder};
 pub use groups::{ParameterGroup, WEIGHT_DECAY, parameter_groups};
 pub use learning_rate::LearningRate;
 pub use loader::{Batch, Feed, Loader, LoaderError, LoaderOptions, Position};
+pub use look::Look;
 pub use rows::{Conditioning, RowsError};
 pub use trainer::{Measured, Stepped, Trainer, TrainerSettings};
 

@@ -126,6 +126,11 @@ impl Trainer {
         self.step
     }
 
+    /// Codes K.
+    pub fn codes(&self) -> i64 {
+        self.codes
+    }
+
     /// Scales that the network serves.
     pub fn scales(&self) -> &[u32] {
         &self.scale.scales
@@ -299,18 +304,18 @@ fn averaged(
 }
 
 /// A batch on the device: its noise drawn, its conditions as ids.
-struct Prepared {
+pub(super) struct Prepared {
     /// int64 `[batch]`.
     scale: Tensor,
     ids: Ids,
     /// x_0, x_{t-1} and x_t, int64 `[batch, tokens]`.
-    clean: Tensor,
+    pub clean: Tensor,
     before: Tensor,
-    x_t: Tensor,
+    pub x_t: Tensor,
 }
 
 impl Prepared {
-    fn new(trainer: &Trainer, batch: &Batch, scale: u32, dropout: f64) -> Result<Prepared, TrainingError> {
+    pub fn new(trainer: &Trainer, batch: &Batch, scale: u32, dropout: f64) -> Result<Prepared, TrainingError> {
         let device = trainer.placement.device;
         let rows = batch.len() as i64;
         let ids: Vec<i64> = batch.tokens.iter().map(|&id| i64::from(id)).collect();
@@ -321,7 +326,7 @@ impl Prepared {
         Ok(Prepared { scale, ids, clean, before, x_t })
     }
 
-    fn source(&self) -> Source<'_> {
+    pub fn source(&self) -> Source<'_> {
         Source { scale: &self.scale, condition: self.ids.condition(), x_t: Some(&self.x_t) }
     }
 

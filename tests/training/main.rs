@@ -3,3 +3,4 @@
 mod loader;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
+mod watch;

@@ -1,10 +1,8 @@
 //! The gallery as one HTML file: images inside, no scripts, nothing fetched.
 
 use super::{GalleryError, Original, Tile};
+use crate::html::{Opening, Page, escape};
 use crate::imaging::{self, Rgb};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use std::fmt::Write;
 
 /// Images with a longer side are shown as JPEG: 64 pairs of 256×256 PNGs would make a page of 20 MB.
 const LARGEST_PNG: u32 = 128;
@@ -26,51 +24,39 @@ pub struct Header {
 
 /// Writes the page. Every text is escaped: keys, sources and captions come from the dataset and are not to be trusted.
 pub fn render(header: &Header, tiles: &[Tile]) -> Result<String, GalleryError> {
-    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    page.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-    // Nothing but inline styles and inline images may load or run, whatever a caption holds.
-    page.push_str("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; ");
-    page.push_str("style-src 'unsafe-inline'; img-src data:\">\n");
-    let title = escape(&header.title);
-    push(&mut page, format_args!("<title>{title}</title>\n<style>\n{}</style>\n</head>\n", include_str!("page.css")));
-    push(&mut page, format_args!("<body>\n<h1>{title}</h1>\n<p>{}</p>\n", escape(&header.summary)));
-    for note in &header.notes {
-        push(&mut page, format_args!("<p class=\"note\">{}</p>\n", escape(note)));
-    }
-    page.push_str("<details open><summary>Provenance</summary>\n<dl>\n");
-    for (name, value) in &header.facts {
-        push(&mut page, format_args!("<dt>{}</dt><dd>{}</dd>\n", escape(name), escape(value)));
-    }
-    page.push_str("</dl>\n</details>\n<main>\n");
+    let Header { title, summary, notes, facts } = header;
+    let mut page = Page::open(&Opening { title, summary, notes, styles: include_str!("page.css") });
+    page.facts("Provenance", facts);
+    page.raw("<main>\n");
     for tile in tiles {
         figure(&mut page, tile)?;
     }
-    page.push_str("</main>\n</body>\n</html>\n");
-    Ok(page)
+    page.raw("</main>\n");
+    Ok(page.close())
 }
 
-fn figure(page: &mut String, tile: &Tile) -> Result<(), GalleryError> {
+fn figure(page: &mut Page, tile: &Tile) -> Result<(), GalleryError> {
     let class = if tile.original == Original::None { "pair alone" } else { "pair" };
-    push(page, format_args!("<figure tabindex=\"0\"><div class=\"{class}\">"));
+    page.put(format_args!("<figure tabindex=\"0\"><div class=\"{class}\">"));
     match &tile.original {
         Original::Found(original) => image(page, original, "original")?,
-        Original::Missing => page.push_str("<div class=\"missing\">original not found</div>"),
+        Original::Missing => page.raw("<div class=\"missing\">original not found</div>"),
         Original::None => {}
     }
     image(page, &tile.picture, if tile.original == Original::None { "sample" } else { "reconstruction" })?;
-    page.push_str("</div>\n<figcaption>");
+    page.raw("</div>\n<figcaption>");
     if let Some(caption) = &tile.caption {
-        push(page, format_args!("{}", escape(caption)));
+        page.raw(&escape(caption));
     }
-    page.push_str("<div>");
+    page.raw("<div>");
     if let Some(label) = tile.label {
-        push(page, format_args!("class {label} · "));
+        page.put(format_args!("class {label} · "));
     }
-    push(page, format_args!("{} · {}</div></figcaption></figure>\n", escape(&tile.key), escape(&tile.source)));
+    page.put(format_args!("{} · {}</div></figcaption></figure>\n", escape(&tile.key), escape(&tile.source)));
     Ok(())
 }
 
-fn image(page: &mut String, picture: &Rgb, class: &str) -> Result<(), GalleryError> {
+fn image(page: &mut Page, picture: &Rgb, class: &str) -> Result<(), GalleryError> {
     let side = picture.width.max(picture.height);
     let (kind, bytes) = if side <= LARGEST_PNG {
         ("png", imaging::encode_png(picture)?)
@@ -79,38 +65,17 @@ fn image(page: &mut String, picture: &Rgb, class: &str) -> Result<(), GalleryErr
     };
     let small = if side <= PIXELATED { " small" } else { "" };
     let (width, height) = (picture.width, picture.height);
-    push(page, format_args!("<img class=\"{class}{small}\" alt=\"{class}\" width=\"{width}\" height=\"{height}\" "));
-    push(page, format_args!("src=\"data:image/{kind};base64,"));
-    STANDARD.encode_string(bytes, page);
-    page.push_str("\">");
+    page.put(format_args!("<img class=\"{class}{small}\" alt=\"{class}\" width=\"{width}\" height=\"{height}\" "));
+    page.source(kind, &bytes);
+    page.raw(">");
     Ok(())
-}
-
-fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    let _ = page.write_fmt(text);
-}
-
-/// Text as HTML shows it: `& < > " '` escaped, control characters made visible.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c if c.is_control() && !matches!(c, '\n' | '\t') => escaped.push('\u{fffd}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
 
     fn tile(side: u32) -> Tile {
         let picture = Rgb { width: side, height: side, pixels: vec![200; (side * side * 3) as usize] };

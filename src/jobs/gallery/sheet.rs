@@ -1,7 +1,7 @@
 //! The contact sheet: pairs of original and reconstruction, or samples alone, in a grid, as one picture.
 
 use super::{GalleryError, Original, Tile};
-use crate::imaging::Rgb;
+use crate::imaging::{Canvas, Rgb};
 
 /// The largest sheet, in pixels.
 pub const MAX_PIXELS: u64 = 1 << 28;
@@ -46,55 +46,26 @@ pub fn compose(tiles: &[Tile], columns: u32) -> Result<Rgb, GalleryError> {
         return Err(GalleryError::TooLarge { tiles: tiles.len(), pixels });
     }
     // Both fit u32: each side is below MAX_PIXELS.
-    let mut sheet = Canvas::new(width as u32, height as u32);
+    let mut sheet = Canvas::new(width as u32, height as u32, GROUND);
     for (i, tile) in (0u64..).zip(tiles) {
         let left = (gap + (i % u64::from(columns)) * (tile_width + gap)) as u32;
         let top = (gap + (i / u64::from(columns)) * (cell_height + gap)) as u32;
         match &tile.original {
             Original::Found(original) => sheet.paste(original, left, top),
-            Original::Missing => sheet.hatch(left, top, tile.picture.width, tile.picture.height),
+            Original::Missing => hatch(&mut sheet, (left, top), (tile.picture.width, tile.picture.height)),
             Original::None => {}
         }
         sheet.paste(&tile.picture, left + shift as u32, top);
     }
-    Ok(sheet.picture)
+    Ok(sheet.into_picture())
 }
 
-struct Canvas {
-    picture: Rgb,
-}
-
-impl Canvas {
-    fn new(width: u32, height: u32) -> Canvas {
-        let pixels = GROUND.repeat(width as usize * height as usize);
-        Canvas { picture: Rgb { width, height, pixels } }
-    }
-
-    /// Row `y` of the canvas from `x` on, `width` pixels at most.
-    fn row(&mut self, x: u32, y: u32, width: u32) -> &mut [u8] {
-        let stride = self.picture.width as usize * 3;
-        let row = self.picture.pixels.chunks_exact_mut(stride).nth(y as usize).unwrap_or_default();
-        let end = row.len().min((x as usize + width as usize) * 3);
-        row.get_mut(x as usize * 3..end).unwrap_or_default()
-    }
-
-    fn paste(&mut self, picture: &Rgb, left: u32, top: u32) {
-        let stride = (picture.width as usize * 3).max(1);
-        for (y, source) in (top..).zip(picture.pixels.chunks_exact(stride)) {
-            let target = self.row(left, y, picture.width);
-            if target.len() == source.len() {
-                target.copy_from_slice(source);
-            }
-        }
-    }
-
-    /// Diagonal lines where a picture is missing.
-    fn hatch(&mut self, left: u32, top: u32, width: u32, height: u32) {
-        for y in 0..height {
-            for (x, pixel) in (0u32..).zip(self.row(left, top + y, width).chunks_exact_mut(3)) {
-                if (x + y) % 8 == 0 {
-                    pixel.copy_from_slice(&HATCH);
-                }
+/// Diagonal lines where a picture is missing.
+fn hatch(sheet: &mut Canvas, (left, top): (u32, u32), (width, height): (u32, u32)) {
+    for y in 0..height {
+        for (x, pixel) in (0u32..).zip(sheet.row(left, top + y, width).chunks_exact_mut(3)) {
+            if (x + y) % 8 == 0 {
+                pixel.copy_from_slice(&HATCH);
             }
         }
     }

@@ -7,6 +7,7 @@
 mod export;
 mod plan;
 mod run;
+mod watch;
 
 pub use plan::TrainPlan;
 pub use run::NetworkSummary;

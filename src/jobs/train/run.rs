@@ -2,6 +2,7 @@
 
 use super::export;
 use super::plan::{TrainPlan, conditioning};
+use super::watch::Watch;
 use crate::chain::ScaleConfig;
 use crate::jobs::{JobError, open_output};
 use crate::torch::device::set_threads;
@@ -9,13 +10,18 @@ use crate::torch::weights::Weights;
 use crate::training::{
     Batch, Checkpoint, CheckpointError, Checkpoints, Feed, Measured, Position, RunFolder, Stepped, Trainer,
 };
+use crate::vqgan::{Tokenizer, TokenizerOptions};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+
+/// Rows that a picture of a training shows, and how many stand side by side.
+const LOOKS: usize = 8;
+const LOOKS_IN_A_ROW: usize = 2;
 
 /// What the training of one network came to.
 #[derive(Clone, Debug)]
@@ -61,7 +67,10 @@ impl fmt::Display for NetworkSummary {
 pub struct Run {
     plan: Arc<TrainPlan>,
     network: ScaleConfig,
+    folder: RunFolder,
     checkpoints: Checkpoints,
+    /// Decodes pictures, where some are asked for.
+    tokenizer: Option<Tokenizer>,
     cancel: CancellationToken,
 }
 
@@ -102,9 +111,14 @@ impl Run {
         if overwrite {
             Checkpoints::clear(&folder).await.map_err(failed)?;
         }
-        let checkpoints =
-            Checkpoints::open(folder, plan.identity(&network), plan.section.keep).await.map_err(failed)?;
-        Ok(Run { plan, network, checkpoints, cancel })
+        let identity = plan.identity(&network);
+        let checkpoints = Checkpoints::open(folder.clone(), identity, plan.section.keep).await.map_err(failed)?;
+        let options = TokenizerOptions { device: plan.device.device, ..TokenizerOptions::default() };
+        let tokenizer = match plan.section.sample_every {
+            0 => None,
+            _ => Some(Tokenizer::load(&plan.tokenizer, None, options).map_err(JobError::failed)?),
+        };
+        Ok(Run { plan, network, folder, checkpoints, tokenizer, cancel })
     }
 
     /// Trains to the end, and exports. Blocks the thread, which owns the device meanwhile.
@@ -119,24 +133,25 @@ impl Run {
             tracing::info!("scales {:?}: going on after step {}", self.network.scales, checkpoint.step);
         }
         let from = trainer.step_count();
+        let mut watch = self.wait(Watch::open(self.folder.clone(), (&plan, &self.network), from))?;
         let start = Instant::now();
         let mut feed = self.feed(counts.position);
         let mut last = None;
-        let mut window = Window::new(from);
         while trainer.step_count() < section.steps {
             if self.cancel.is_cancelled() {
-                self.save(&trainer, &counts, None)?;
+                self.save(&trainer, &counts, &mut watch, None)?;
                 return Err(JobError::Interrupted);
             }
             let batches = self.batches(&mut feed, &mut counts)?;
             let stepped = trainer.step(&batches).map_err(JobError::failed)?;
             self.judge(&stepped, &mut counts, trainer.step_count())?;
+            watch.step(feed.waited());
             last = Some(stepped);
-            self.after(&trainer, &counts, &stepped, &mut window, &feed)?;
+            self.after(&trainer, (&counts, &stepped), &batches, &mut watch)?;
         }
         let own_steps = trainer.step_count() - from;
         if own_steps > 0 && self.checkpoints.newest() != Some(trainer.step_count()) {
-            self.save(&trainer, &counts, None)?;
+            self.save(&trainer, &counts, &mut watch, None)?;
         }
         let elapsed = start.elapsed();
         let rows = own_steps * u64::from(section.batch_size) * u64::from(section.accumulate);
@@ -208,48 +223,49 @@ impl Run {
         )))
     }
 
-    /// What is due after a step: a line, a look at the validation rows, a checkpoint.
+    /// What is due after a step: a line, pictures, a look at the validation rows, a checkpoint.
     fn after(
         &self,
         trainer: &Trainer,
-        counts: &Counts,
-        stepped: &Stepped,
-        window: &mut Window,
-        feed: &Feed,
+        (counts, stepped): (&Counts, &Stepped),
+        batches: &[Batch],
+        watch: &mut Watch,
     ) -> Result<(), JobError> {
         let (step, section) = (trainer.step_count(), &self.plan.section);
         let due = |every: u64| step.is_multiple_of(every) || step == section.steps;
         if due(section.log_every) {
-            let tokens =
-                self.plan.config.tokens() as u64 * u64::from(section.batch_size) * u64::from(section.accumulate);
-            let pace = window.pace(step, feed.waited());
-            tracing::info!(
-                "scales {:?} step {step}/{}: loss {:.4} (hard {:.4}, soft {:.4}), lr {:.3e}, gradient {:.3}, {:.0} tokens/s, \
-                 {:.2} % waiting",
-                self.network.scales,
-                section.steps,
-                stepped.loss,
-                stepped.hard,
-                stepped.soft,
-                stepped.learning_rate,
-                stepped.gradient_norm,
-                pace.0 * tokens as f64,
-                pace.1 * 100.0
-            );
+            self.wait(watch.line(step, stepped, counts.skipped))?;
         }
         let measured = match due(section.validate_every) {
             true => self.validate(trainer)?,
             false => None,
         };
-        if let Some(measured) = measured {
-            let Measured { loss, hard, soft, rows } = measured;
-            tracing::info!("step {step}: validation {loss:.4} (hard {hard:.4}, soft {soft:.4}) over {rows} rows");
+        if let Some(measured) = &measured {
+            watch.measured(step, measured);
+        }
+        if let (Some(tokenizer), Some(batch)) = (&self.tokenizer, batches.first())
+            && due(section.sample_every)
+        {
+            self.look(trainer, tokenizer, batch, watch)?;
         }
         let best = |loss: f64| self.checkpoints.best().is_none_or(|(_, best)| loss < best);
         if due(section.checkpoint_every) || measured.is_some_and(|measured| best(measured.loss)) {
-            self.save(trainer, counts, measured.map(|measured| measured.loss))?;
+            self.save(trainer, counts, watch, measured.map(|measured| measured.loss))?;
         }
         Ok(())
+    }
+
+    /// Shows rows of a clean image, the same noised, and one step drawn back from there, at every scale of the network.
+    fn look(&self, trainer: &Trainer, tokenizer: &Tokenizer, batch: &Batch, watch: &mut Watch) -> Result<(), JobError> {
+        let (grid, batch) = (self.plan.config.grid, batch.first(LOOKS));
+        let mut pictures = Vec::new();
+        for &scale in trainer.scales() {
+            let look = trainer.look(&batch, scale).map_err(JobError::failed)?;
+            for ((clean, noised), drawn) in look.clean.iter().zip(&look.noised).zip(&look.drawn) {
+                pictures.extend(tokenizer.decode(&[clean, noised, drawn], grid).map_err(JobError::failed)?);
+            }
+        }
+        watch.pictures(trainer.step_count(), &pictures, 3 * LOOKS_IN_A_ROW)
     }
 
     /// The losses on the validation rows, the mean over the network's scales.
@@ -278,7 +294,9 @@ impl Run {
         Ok(Some(Measured { loss: sum.loss / rows, hard: sum.hard / rows, soft: sum.soft / rows, rows: sum.rows }))
     }
 
-    fn save(&self, trainer: &Trainer, counts: &Counts, loss: Option<f64>) -> Result<(), JobError> {
+    /// Writes a checkpoint, and before it everything that was told up to there.
+    fn save(&self, trainer: &Trainer, counts: &Counts, watch: &mut Watch, loss: Option<f64>) -> Result<(), JobError> {
+        self.wait(watch.seal(trainer.step_count()))?;
         let tensors = trainer.state().map_err(JobError::failed)?;
         let checkpoint = Checkpoint { step: trainer.step_count(), tensors, facts: counts.facts() };
         self.wait(self.checkpoints.save(&checkpoint, loss)).map_err(failed)
@@ -305,27 +323,5 @@ fn failed(error: CheckpointError) -> JobError {
     match error {
         CheckpointError::Other { .. } | CheckpointError::AllBroken { .. } => JobError::Usage(error.to_string()),
         error => JobError::failed(error),
-    }
-}
-
-/// Times since the last line.
-struct Window {
-    step: u64,
-    since: Instant,
-    waited: Duration,
-}
-
-impl Window {
-    fn new(step: u64) -> Window {
-        Window { step, since: Instant::now(), waited: Duration::ZERO }
-    }
-
-    /// Steps a second since the last call, and the share of the time that was spent waiting.
-    fn pace(&mut self, step: u64, waited: Duration) -> (f64, f64) {
-        let elapsed = self.since.elapsed().as_secs_f64().max(1e-9);
-        let pace = (step - self.step) as f64 / elapsed;
-        let waiting = waited.saturating_sub(self.waited).as_secs_f64() / elapsed;
-        *self = Window { step, since: Instant::now(), waited };
-        (pace, waiting)
     }
 }

@@ -9,6 +9,7 @@ mod feed;
 mod order;
 
 pub use feed::Feed;
+pub(super) use order::permutation;
 
 use crate::digest::hex;
 use crate::random::RowKey;
@@ -87,6 +88,18 @@ pub struct Batch {
 impl Batch {
     fn new(position: Position) -> Batch {
         Batch { position, tokens: Vec::new(), labels: Vec::new(), captions: Vec::new(), rows: Vec::new() }
+    }
+
+    /// Its first `rows` rows.
+    pub fn first(&self, rows: usize) -> Batch {
+        let tokens = self.tokens.len() / self.len().max(1);
+        Batch {
+            position: self.position,
+            tokens: self.tokens.iter().take(rows * tokens).copied().collect(),
+            labels: self.labels.iter().take(rows).copied().collect(),
+            captions: self.captions.iter().take(rows).cloned().collect(),
+            rows: self.rows.iter().take(rows).copied().collect(),
+        }
     }
 
     /// Rows in it.

@@ -1,0 +1,60 @@
+//! The names of a run's curves: `train/` for what a step saw, `validation/` for the held-out rows.
+
+/// What is minimised: of a chain in nats a token.
+pub const LOSS: &str = "train/loss";
+/// Cross entropy with x_{t-1}, in nats a token.
+pub const HARD_LOSS: &str = "train/hard_loss";
+/// Divergence from the posterior, in nats a token.
+pub const SOFT_LOSS: &str = "train/soft_loss";
+/// The hard loss in bits.
+pub const BITS_PER_TOKEN: &str = "train/bits_per_token";
+pub const LEARNING_RATE: &str = "train/lr";
+/// Norm of all gradients together, before they are clipped.
+pub const GRADIENT_NORM: &str = "train/gradient_norm";
+/// Steps left out so far, because their loss or gradients were no numbers.
+pub const SKIPPED_STEPS: &str = "train/skipped_steps";
+/// Share of the time in which the device waited for data.
+pub const WAITING_SHARE: &str = "train/waiting_share";
+pub const STEPS_PER_S: &str = "train/steps_per_s";
+pub const TOKENS_PER_S: &str = "train/tokens_per_s";
+pub const IMAGES_PER_S: &str = "train/images_per_s";
+/// The most memory that the process has taken, in GiB.
+pub const PEAK_MEMORY: &str = "train/peak_memory";
+pub const VALIDATION_LOSS: &str = "validation/loss";
+pub const VALIDATION_HARD_LOSS: &str = "validation/hard_loss";
+pub const VALIDATION_SOFT_LOSS: &str = "validation/soft_loss";
+pub const VALIDATION_BITS_PER_TOKEN: &str = "validation/bits_per_token";
+
+/// How a report shows a metric.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Metric {
+    /// The curves' names after their first part.
+    pub name: &'static str,
+    pub title: &'static str,
+    pub logarithmic: bool,
+}
+
+const fn linear(name: &'static str, title: &'static str) -> Metric {
+    Metric { name, title, logarithmic: false }
+}
+
+/// The metrics that a report shows first, in its order.
+pub(super) const METRICS: [Metric; 12] = [
+    linear("loss", "Loss"),
+    linear("bits_per_token", "Bits per token"),
+    linear("hard_loss", "Cross entropy, nats a token"),
+    linear("soft_loss", "Divergence from the posterior, nats a token"),
+    Metric { name: "gradient_norm", title: "Gradient norm", logarithmic: true },
+    linear("lr", "Learning rate"),
+    linear("tokens_per_s", "Tokens a second"),
+    linear("images_per_s", "Images a second"),
+    linear("steps_per_s", "Steps a second"),
+    linear("waiting_share", "Share of the time that waits for data"),
+    linear("peak_memory", "Peak memory, GiB"),
+    linear("skipped_steps", "Steps left out"),
+];
+
+/// The metric of this name, if it is a known one.
+pub(super) fn metric(name: &str) -> Option<&'static Metric> {
+    METRICS.iter().find(|metric| metric.name == name)
+}
