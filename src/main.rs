@@ -5,12 +5,15 @@ mod logging;
 
 use clap::Parser;
 use cli::{Cli, Command, Common, ImportArgs, LogFormat, PipelineArgs, WhichTable, WhichVariant, WhichWeights};
+use imagebart::chain::SettingsLists;
 use imagebart::config::{Needs, Pipeline};
 use imagebart::jobs::demo::data::{self, DataOptions};
+use imagebart::jobs::demo::evaluate::{EvaluateOptions, evaluate};
 use imagebart::jobs::demo::{self, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
+use imagebart::jobs::half::{self, HalfOptions};
 use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, import};
 use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
@@ -164,6 +167,29 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             }
             let drawn = tokio::task::spawn_blocking(move || data::draw(&options, &cancel)).await;
             println!("{}", drawn.map_err(JobError::failed)??);
+            Ok(())
+        }
+        Command::DemoEval { model, to, count, temperature, top_k, top_p, guidance } => {
+            let settings = SettingsLists { temperature, top_k, top_p, guidance, greedy: false };
+            let seed = common.seed.unwrap_or(0);
+            let options = EvaluateOptions { model, to, count, seed, device: device(common)?, settings };
+            if common.dry_run {
+                println!("draw {count} captions with {} and judge them", options.model.display());
+                return Ok(());
+            }
+            let evaluated = tokio::task::spawn_blocking(move || evaluate(&options)).await;
+            println!("{}", evaluated.map_err(JobError::failed)??);
+            Ok(())
+        }
+        Command::Half { model, to, overwrite } => {
+            let options = HalfOptions { model, to, overwrite };
+            if common.dry_run {
+                half::check(&options)?;
+                println!("copy {} to {}, weights as 16-bit floats", options.model.display(), options.to.display());
+                return Ok(());
+            }
+            let halved = tokio::task::spawn_blocking(move || half::half(&options)).await;
+            println!("{}", halved.map_err(JobError::failed)??);
             Ok(())
         }
         Command::Import(arguments) => {

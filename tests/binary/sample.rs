@@ -97,7 +97,7 @@ fn classes_are_taken_in_turn() {
 fn prompted(root: &Path) -> String {
     let mut words = WordCounts::new().unwrap();
     words.add("a red circle above a blue square").unwrap();
-    let tokenizer = train(words, 280, Path::new("text-tokenizer.json")).unwrap();
+    let tokenizer = train(words, 330, Path::new("text-tokenizer.json")).unwrap();
     let vocabulary = u32::try_from(tokenizer.vocabulary()).unwrap();
     let file = pipeline(root, text(vocabulary, 6), "");
     fs::write(root.join("model/text-tokenizer.json"), tokenizer.bytes()).unwrap();
