@@ -298,3 +298,34 @@ fn what_does_not_fit_is_one_sentence() {
     assert!(said.contains("is damaged") && said.contains("going on after step 2"), "{said}");
     assert_eq!(fs::read(&newest).unwrap(), bytes);
 }
+
+/// A long run in small: the process takes no more memory at their end than near their
+/// beginning.
+#[test]
+fn twenty_thousand_steps_take_no_more_memory_than_five_thousand() {
+    let place = Place::new(20);
+    place.succeed(
+        "train --scale 2",
+        &[
+            ("train.steps", "20000"),
+            ("train.batch_size", "2"),
+            ("train.accumulate", "1"),
+            ("train.log_every", "1000"),
+            ("train.checkpoint_every", "4000"),
+            ("train.validate_every", "20000"),
+            ("train.validation", &place.path("out")),
+        ],
+    );
+    let folder = RunFolder::of(&OutputDir::local(place.path("out/train")).unwrap()).below("scale-2");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let history = runtime.block_on(History::read(&folder)).unwrap();
+    let peaks = history.series(names::PEAK_MEMORY);
+    let at = |wanted: u64| peaks.iter().find(|(step, _)| *step == wanted).map(|(_, gib)| *gib);
+    let (Some(early), Some(late)) = (at(5000), at(20000)) else {
+        crate::common::skip::skipped(format_args!("memory of training: this system does not tell"));
+        return;
+    };
+    println!("peak memory {early:.4} GiB after 5000 steps, {late:.4} GiB after 20000");
+    // A kilobyte left behind by each step would be 15 MiB.
+    assert!(late - early < 12.0 / 1024.0, "{early} GiB, then {late} GiB");
+}
