@@ -365,6 +365,10 @@ pub enum Command {
         /// Where to put it.
         #[arg(long, default_value = "out/demo")]
         out: PathBuf,
+
+        /// Draw with this model directory instead of the trained model that comes with the program.
+        #[arg(long)]
+        model: Option<PathBuf>,
     },
 }
 

@@ -9,7 +9,7 @@ use imagebart::chain::SettingsLists;
 use imagebart::config::{Needs, Pipeline};
 use imagebart::jobs::demo::data::{self, DataOptions};
 use imagebart::jobs::demo::evaluate::{EvaluateOptions, evaluate};
-use imagebart::jobs::demo::{self, DemoOptions, demo};
+use imagebart::jobs::demo::{self, DemoModel, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
@@ -163,8 +163,9 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", gallery(&options).await?);
             Ok(())
         }
-        Command::Demo { out } => {
-            let options = DemoOptions { out, seed: common.seed.unwrap_or(0), device: device(common)? };
+        Command::Demo { out, model } => {
+            let (seed, model) = (common.seed.unwrap_or(0), DemoModel::choose(model));
+            let options = DemoOptions { out, seed, device: device(common)?, model };
             if common.dry_run {
                 println!("{}", demo::describe(&options)?);
                 return Ok(());
