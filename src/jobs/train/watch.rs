@@ -7,7 +7,7 @@ use crate::diffusion::{noise_floor, uniform_bound};
 use crate::imaging::{Rgb, encode_png, grid};
 use crate::jobs::JobError;
 use crate::jobs::work::dtype_name;
-use crate::training::watch::{Bound, History, Journal, Meter, ReportFacts, StepDone, bits, names, report};
+use crate::training::watch::{Bound, Journal, Meter, ReportFacts, StepDone, bits, names, report};
 use crate::training::{Measured, RunFolder, Stepped};
 use std::time::{Duration, Instant};
 
@@ -99,8 +99,7 @@ impl Watch {
     /// Puts everything up to `step` where the report finds it. To be called before the checkpoint of `step` is written.
     pub async fn seal(&mut self, step: u64) -> Result<(), JobError> {
         self.journal.seal(step).await.map_err(JobError::failed)?;
-        let history = History::read(&self.folder).await.map_err(JobError::failed)?;
-        report::write(&self.folder, &self.facts, &history).await.map_err(JobError::failed)
+        report::write(&self.folder, &self.facts, self.journal.history()).await.map_err(JobError::failed)
     }
 }
 
