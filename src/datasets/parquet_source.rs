@@ -2,8 +2,7 @@
 //!
 //! They read a column page by page, where the crate's asynchronous reader fetches a row group's columns whole: row groups of
 //! images may have gigabytes. Reading happens on a blocking thread; what it asks for is served from blocks that are fetched
-//! ahead. Which blocks, the footer tells: neighbouring columns are one together where they are small, and a large
-//! one is several.
+//! ahead. Which blocks, the footer tells: neighbouring columns are one together where they are small, and a large one is several.
 
 use super::DatasetError;
 use super::fields::Problem;
@@ -144,15 +143,17 @@ impl Remote {
         let (object, plan) = (&self.shared.object, &self.shared.plan);
         let ReadAhead { chunk, parallel, .. } = *object.read_ahead();
         let next = plan.partition_point(|range| range.end <= position);
-        let (wanted, after) = match plan[next..].split_first() {
+        let mut blocks = lock(&self.shared.blocks);
+        let (wanted, after) = match plan.get(next..).and_then(<[_]>::split_first) {
             Some((range, after)) if range.start <= position => (range.clone(), after),
             // Not where the footer says that a column is.
             next => {
                 let limit = next.map_or(object.size(), |(range, _)| range.start);
-                (position..limit.min(position.saturating_add(chunk.max(1))), &[][..])
+                let known = blocks.iter().map(|(range, _)| range).find(|range| range.contains(&position));
+                let new = || position..limit.min(position.saturating_add(chunk.max(1)));
+                (known.cloned().unwrap_or_else(new), &[][..])
             }
         };
-        let mut blocks = lock(&self.shared.blocks);
         let mut room = chunk.saturating_mul(parallel as u64);
         let fits = |range: &&Range<u64>| {
             let left = room.checked_sub(length(range));
