@@ -60,7 +60,7 @@ pub use imagenet_tar::ImageNetTar;
 pub use listing::{Files, Listing, Wanted};
 pub use lsun_lmdb::LsunLmdb;
 pub use mds::Mds;
-pub use name_list::read_list;
+pub use name_list::{read_lines, read_list};
 pub use open::{Captions, DatasetOptions, Format, Labels, open};
 pub use parquet::{ParquetImages, Table};
 pub use range_reader::{Object, RangeReader, ReadAhead};

@@ -25,10 +25,21 @@ pub async fn read_list(list: &str) -> Result<String, DatasetError> {
 }
 
 async fn read_text(list: &str) -> Result<String, DatasetError> {
-    let object = single_file("dataset.list", list, MAX_LIST_BYTES).await?;
+    read_lines("dataset.list", list, MAX_LIST_BYTES).await
+}
+
+/// The text of a file that `key` of the pipeline names by URL or local path, without a byte order mark.
+///
+/// # Errors
+/// [`DatasetError::Config`] when it is not there, not text, or of more than `limit` bytes.
+pub async fn read_lines(key: &str, url: &str, limit: u64) -> Result<String, DatasetError> {
+    let object = single_file(key, url, limit).await?;
+    if object.size() == 0 {
+        return Ok(String::new());
+    }
     let bytes = object.get(0..object.size()).await?;
     let text = std::str::from_utf8(&bytes)
-        .map_err(|e| DatasetError::Config(format!("dataset.list = {list} is not UTF-8 text: {e}")))?;
+        .map_err(|e| DatasetError::Config(format!("{key} = {url} is not UTF-8 text: {e}")))?;
     Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
