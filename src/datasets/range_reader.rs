@@ -329,7 +329,8 @@ impl RangeReader {
                 return Some(bytes);
             }
         }
-        self.in_pieces = false;
+        // Left before the end: what is wrong, ranges will tell.
+        self.in_pieces &= self.position >= self.end;
         None
     }
 
