@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     imagebart::torch::steady_heap();
-    // Where it cannot be done, tokens near a tie may differ from the CPU's; no reason not to run.
-    let _ = imagebart::torch::exact_fp32();
     let cli = Cli::parse();
+    // Where it cannot be done, tokens near a tie may differ from the CPU's; no reason not to run.
+    let _ = imagebart::torch::tf32(wants_tf32(&cli));
     // Bars would break up lines that a machine reads.
     let display = match cli.common.log_format {
         LogFormat::Text => Display::new(),
@@ -50,6 +50,20 @@ fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Whether a training asks for TF32. It has to be said before there are threads; what is wrong with the pipeline is told later.
+fn wants_tf32(cli: &Cli) -> bool {
+    let asks = |needs, pipeline, wants: fn(&Pipeline) -> bool| {
+        load_for(needs, pipeline, [], &cli.common).is_ok_and(|pipeline| wants(&pipeline))
+    };
+    match &cli.command {
+        Command::Train { pipeline, .. } => asks(Needs::Train, pipeline, |pipeline| pipeline.train.tf32),
+        Command::TrainTokenizer { pipeline, .. } => {
+            asks(Needs::TrainTokenizer, pipeline, |pipeline| pipeline.train_tokenizer.tf32)
+        }
+        _ => false,
     }
 }
 

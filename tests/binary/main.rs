@@ -16,3 +16,4 @@ mod shrink;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
 mod text;
+mod train;

@@ -139,7 +139,8 @@ fn wrong_and_missing_attributes_are_counted() {
     let scene = Scene::new(Split::Test, 0, 3);
     let caption = scene.caption();
     let reading = read(&scene.draw().unwrap()).unwrap();
-    let other = |look: Look| Look { colour: if look.colour == Colour::Red { Colour::Blue } else { Colour::Red }, ..look };
+    let other =
+        |look: Look| Look { colour: if look.colour == Colour::Red { Colour::Blue } else { Colour::Red }, ..look };
     let wrong = Caption { first: other(caption.first), ..caption };
     assert_eq!(reading.score(&caption).right, 7);
     assert_eq!(reading.score(&caption.turned()).right, 7);
