@@ -20,7 +20,8 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
     let weights = ("tokenizer.weights", tokenizer.weights.is_empty(), "the VQGAN's .safetensors file");
     let model =
         ("chain.model", chain.model.is_empty(), "the model directory, as `imagebart import` or `train` writes it");
-    let count = ("sample.count", sample.count.is_none(), "how many images to draw, or give --count");
+    let countless = sample.count.is_none() && sample.prompts.is_none();
+    let count = ("sample.count", countless, "how many images to draw, or give --count or --prompts");
     let images = ("edit.images", edit.images.is_empty(), "the folder of the images to edit, or give --images");
     let masks = ("edit.masks", edit.masks.is_empty(), "the folder of their masks, or give --masks");
     let to = ("shrink.to", shrink.to.is_empty(), "where the remapped latents go: a local path or a URL");

@@ -58,7 +58,7 @@ async fn imagenet_trains_from_s3_as_from_the_disk() {
     let Some(data) = corpus("IMAGEBART_DATA_DIR", test) else { return };
     let Some(bucket) = bucket(test, servers::s3()) else { return };
     let root = tempfile::tempdir().unwrap();
-    let shards = data.join("imagenet-mini/wds/").display().to_string();
+    let shards = format!("{}/*.tar", data.join("imagenet-mini/wds").display());
     let file = pipeline(root.path(), "webdataset", &shards, CHAIN).display().to_string();
     let out = root.path().join("out").display().to_string();
     run(clean(), &["encode", &file], &[("run.max_reject_fraction", "1.0")]);

@@ -1,8 +1,10 @@
 //! `imagebart demo`: the whole way on a small data set of drawn shapes.
 
+pub mod artist;
 pub mod data;
 mod decoder;
 mod encoder;
+pub mod evaluate;
 mod kmeans;
 pub mod reader;
 pub mod scenes;

@@ -18,6 +18,8 @@ pub const WAITING_SHARE: &str = "train/waiting_share";
 pub const STEPS_PER_S: &str = "train/steps_per_s";
 pub const TOKENS_PER_S: &str = "train/tokens_per_s";
 pub const IMAGES_PER_S: &str = "train/images_per_s";
+/// Operations of the network's matrix products, in 10^12 a second; over the device's peak this is the MFU.
+pub const TERAFLOPS: &str = "train/teraflops";
 /// The most memory that the process has taken, in GiB.
 pub const PEAK_MEMORY: &str = "train/peak_memory";
 /// Perceptual distance of a tokenizer's reconstructions.
@@ -61,7 +63,7 @@ const fn linear(name: &'static str, title: &'static str) -> Metric {
 }
 
 /// The metrics that a report shows first, in its order.
-pub(super) const METRICS: [Metric; 22] = [
+pub(super) const METRICS: [Metric; 24] = [
     linear("loss", "Loss"),
     linear("bits_per_token", "Bits per token"),
     linear("hard_loss", "Cross entropy, nats a token"),
@@ -80,10 +82,12 @@ pub(super) const METRICS: [Metric; 22] = [
     linear("lr", "Learning rate"),
     linear("tokens_per_s", "Tokens a second"),
     linear("images_per_s", "Images a second"),
+    linear("teraflops", "TFLOP a second"),
     linear("steps_per_s", "Steps a second"),
     linear("waiting_share", "Share of the time that waits for data"),
     linear("peak_memory", "Peak memory, GiB"),
     linear("skipped_steps", "Steps left out"),
+    linear("rejected_images", "Images left out, in all"),
 ];
 
 /// The metric of this name, if it is a known one.
