@@ -17,3 +17,4 @@ mod shrink;
 mod tables_support;
 mod text;
 mod train;
+mod train_tokenizer;

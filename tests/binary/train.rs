@@ -115,7 +115,7 @@ fn left(train: &str, model: &str) -> BTreeMap<String, String> {
         let told = |name: &String| !["report.html", ".partial"].iter().any(|end| name.ends_with(end));
         let found = tables(&PathBuf::from(files)).into_iter();
         let found = found.filter(|(name, _)| told(name) && !name.contains("tfevents"));
-        left.extend(found.map(|(name, bytes)| (format!("{place}/{name}"), format!("{:x}", Sha256::digest(&bytes)))));
+        left.extend(found.map(|(name, bytes)| (format!("{place}/{name}"), format!("{:?}", Sha256::digest(&bytes)))));
     }
     for scale in ["scale-1", "scale-2"] {
         let folder = RunFolder::of(&OutputDir::local(train).unwrap()).below(scale);

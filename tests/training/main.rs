@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod entropy;
+mod images;
 mod loader;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;

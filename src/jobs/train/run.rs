@@ -2,7 +2,7 @@
 
 use super::export;
 use super::plan::{TrainPlan, conditioning};
-use super::watch::Watch;
+use super::watch::{Watch, operations};
 use crate::chain::ScaleConfig;
 use crate::jobs::{JobError, open_output};
 use crate::torch::device::set_threads;
@@ -163,7 +163,6 @@ impl Run {
         let elapsed = start.elapsed().as_secs_f64().max(1e-9);
         let rows = own_steps * u64::from(section.batch_size) * u64::from(section.accumulate);
         let tokens = plan.config.tokens() as u64;
-        let of_a_row = self.network.network.training_flops(tokens as i64, plan.config.condition.shared_tokens() > 0);
         Ok(NetworkSummary {
             scales: self.network.scales.clone(),
             steps: trainer.step_count(),
@@ -172,7 +171,7 @@ impl Run {
             loss: last.map(|stepped| stepped.loss),
             best: self.checkpoints.best(),
             tokens_per_second: (rows * tokens) as f64 / elapsed,
-            teraflops: rows as f64 * of_a_row as f64 / elapsed / 1e12,
+            teraflops: (rows * tokens) as f64 * operations(&plan, &self.network) / elapsed / 1e12,
             waiting: feed.waited().as_secs_f64() / elapsed,
             file: self.export(&trainer)?,
         })
