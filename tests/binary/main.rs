@@ -12,6 +12,7 @@ mod linking;
 mod pipelines;
 mod retry;
 mod sample;
+mod shapes;
 mod shrink;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
