@@ -161,6 +161,35 @@ pub enum Command {
         overwrite: bool,
     },
 
+    /// Train the networks of a chain on latents, and write them into the model directory.
+    ///
+    /// Run the same command again after an interruption: it goes on from the last checkpoint. Several processes may train a chain,
+    /// each a scale of its own.
+    Train {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// Train only the network of this scale (1 is the finest). May be repeated.
+        #[arg(long, value_name = "T")]
+        scale: Vec<u32>,
+
+        /// Delete the checkpoints that are there, and start anew.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
+    /// Train a tokenizer, a VQGAN, on the images of a dataset.
+    ///
+    /// Checkpoints are written as it goes. Run the same command again after an interruption: it goes on from the newest one.
+    TrainTokenizer {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// Delete the checkpoints that are there and start anew; replace a tokenizer that is already there.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
     /// Draw images from a chain: Parquet tables with tokens, images and seeds.
     ///
     /// Work is committed unit by unit. Run the same command again after an interruption: only what is missing is done.
@@ -251,6 +280,35 @@ pub enum Command {
         /// Replace a file that is already there.
         #[arg(long)]
         overwrite: bool,
+    },
+
+    /// Draw the demo's captioned shapes as a data set to train on: WebDataset shards in three splits.
+    ///
+    /// Shards that are there are kept.
+    DemoData {
+        /// Where to put it.
+        #[arg(long, default_value = "out/shapes/data")]
+        out: PathBuf,
+
+        /// Pictures to train on.
+        #[arg(long, default_value_t = 32_000)]
+        training: u64,
+
+        /// Pictures to validate with.
+        #[arg(long, default_value_t = 1000)]
+        validation: u64,
+
+        /// Pictures to test with.
+        #[arg(long, default_value_t = 1000)]
+        test: u64,
+
+        /// Pictures of a shard.
+        #[arg(long, default_value_t = 2000)]
+        per_shard: u64,
+
+        /// Captions of the test that are listed in test-captions.txt.
+        #[arg(long, default_value_t = 200)]
+        captions: u64,
     },
 
     /// The whole way on a small data set that it draws itself: shards, latents, verification, gallery.

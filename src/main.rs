@@ -6,6 +6,7 @@ mod logging;
 use clap::Parser;
 use cli::{Cli, Command, Common, ImportArgs, LogFormat, PipelineArgs, WhichTable, WhichVariant, WhichWeights};
 use imagebart::config::{Needs, Pipeline};
+use imagebart::jobs::demo::data::{self, DataOptions};
 use imagebart::jobs::demo::{self, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
@@ -14,6 +15,8 @@ use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, i
 use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
 use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
+use imagebart::jobs::train::{TrainOptions, TrainPlan, train};
+use imagebart::jobs::train_tokenizer::{TokenizerPlan, TrainTokenizerOptions, train_tokenizer};
 use imagebart::jobs::verify::verify;
 use imagebart::jobs::{JobError, open_output, output_error};
 use imagebart::launch::Rank;
@@ -79,6 +82,26 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", shrink::shrink(&pipeline, &ShrinkOptions { overwrite }).await?);
             Ok(())
         }
+        Command::Train { pipeline, scale, overwrite } => {
+            let pipeline = load_for(Needs::Train, &pipeline, [], common)?;
+            let options = TrainOptions { device: device(common)?, scales: scale, overwrite };
+            if common.dry_run {
+                print!("{}", TrainPlan::make(&pipeline, &options).await?.describe());
+                return Ok(());
+            }
+            println!("{}", train(&pipeline, &options, cancel).await?);
+            Ok(())
+        }
+        Command::TrainTokenizer { pipeline, overwrite } => {
+            let pipeline = load_for(Needs::TrainTokenizer, &pipeline, [], common)?;
+            let options = TrainTokenizerOptions { device: device(common)?, overwrite };
+            if common.dry_run {
+                print!("{}", TokenizerPlan::make(&pipeline, &options).await?.describe().await?);
+                return Ok(());
+            }
+            println!("{}", train_tokenizer(&pipeline, &options, cancel).await?);
+            Ok(())
+        }
         Command::Sample { pipeline, count, overwrite } => {
             let given = [count.map(|count| format!("sample.count={count}"))];
             let pipeline = load_for(Needs::Sample, &pipeline, given, common)?;
@@ -131,6 +154,17 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 return Ok(());
             }
             println!("{}", demo(&options, display, cancel).await?);
+            Ok(())
+        }
+        Command::DemoData { out, training, validation, test, per_shard, captions } => {
+            let pictures = [training, validation, test];
+            let options = DataOptions { out, seed: common.seed.unwrap_or(0), pictures, per_shard, captions };
+            if common.dry_run {
+                println!("{}", options.describe());
+                return Ok(());
+            }
+            let drawn = tokio::task::spawn_blocking(move || data::draw(&options, &cancel)).await;
+            println!("{}", drawn.map_err(JobError::failed)??);
             Ok(())
         }
         Command::Import(arguments) => {

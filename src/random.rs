@@ -46,6 +46,14 @@ pub enum Purpose {
     Noise,
     /// The order of training rows.
     Shuffle,
+    /// Training: whether a row is shown without its condition.
+    Dropout,
+    /// Joint training: the scale of a batch.
+    Scale,
+    /// Whether a training image is mirrored.
+    Flip,
+    /// Which features stand in for a codebook's dead entries.
+    Restart,
 }
 
 impl Purpose {
@@ -60,6 +68,10 @@ impl Purpose {
             Purpose::Redraw => 7,
             Purpose::Noise => 8,
             Purpose::Shuffle => 9,
+            Purpose::Dropout => 10,
+            Purpose::Scale => 11,
+            Purpose::Flip => 12,
+            Purpose::Restart => 13,
         }
     }
 }

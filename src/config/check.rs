@@ -24,10 +24,16 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
     let images = ("edit.images", edit.images.is_empty(), "the folder of the images to edit, or give --images");
     let masks = ("edit.masks", edit.masks.is_empty(), "the folder of their masks, or give --masks");
     let to = ("shrink.to", shrink.to.is_empty(), "where the remapped latents go: a local path or a URL");
+    let trained = (weights.0, weights.1, "the .safetensors file that is written at the end");
+    let nowhere = output.url.is_empty() && pipeline.train_tokenizer.to.is_empty();
+    let folder =
+        ("output.url", nowhere, "where checkpoints and reports go, or set train_tokenizer.to: a local path or a URL");
     let tables = ("output.url", output.url.is_empty(), "where the tables go: a local path or a URL");
     let needed = match needs {
         Needs::Encode => vec![format, url, weights, tables],
         Needs::Shrink => vec![weights, tables, to],
+        Needs::Train => vec![weights, model, tables],
+        Needs::TrainTokenizer => vec![format, url, trained, folder],
         Needs::Sample => vec![model, count, tables],
         Needs::Edit => vec![model, images, masks, tables],
     };
@@ -48,6 +54,15 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         ("sample.unit_rows", pipeline.sample.unit_rows),
         ("sample.count", pipeline.sample.count.unwrap_or(1)),
         ("run.memory_budget", pipeline.run.memory_budget.0),
+        ("train.steps", pipeline.train.steps),
+        ("train.batch_size", pipeline.train.batch_size.into()),
+        ("train.accumulate", pipeline.train.accumulate.into()),
+        ("train.window_rows", pipeline.train.window_rows),
+        ("train.log_every", pipeline.train.log_every),
+        ("train.checkpoint_every", pipeline.train.checkpoint_every),
+        ("train.validate_every", pipeline.train.validate_every),
+        ("train.keep", pipeline.train.keep.into()),
+        ("train.max_bad_steps", pipeline.train.max_bad_steps.into()),
     ];
     for (key, value) in positive {
         if value == 0 {
@@ -75,6 +90,7 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     one_of("sample.compat", &pipeline.sample.compat, &["default", "authors"])?;
     one_of("edit.compat", &pipeline.edit.compat, &["default", "authors"])?;
     one_of("edit.white", &pipeline.edit.white, &["keep", "edit"])?;
+    shares(pipeline)?;
     if image.crops > 1 && image.crop == "center" {
         let message = format!("image.crops = {} needs image.crop = \"random\"", image.crops);
         return Err(("image.crops", message));
@@ -83,6 +99,23 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         return Err(("run.max_reject_fraction", "run.max_reject_fraction must be between 0 and 1".to_owned()));
     }
     Ok(())
+}
+
+/// Rates and shares of `[train]`.
+fn shares(pipeline: &Pipeline) -> Result<(), Fault> {
+    let train = &pipeline.train;
+    one_of("train.export", &train.export, &["best", "last"])?;
+    let rates = [("train.lr", train.lr), ("train.lr_start", train.lr_start), ("train.lr_min", train.lr_min)];
+    let least = [("train.weight_decay", train.weight_decay), ("train.clip", train.clip.unwrap_or(1.0))];
+    if let Some((key, value)) = rates.into_iter().chain(least).find(|(_, value)| !(value.is_finite() && *value >= 0.0))
+    {
+        return Err((key, format!("{key} = {value} must be 0 or more")));
+    }
+    let shares = [("train.ema", train.ema), ("train.condition_dropout", train.condition_dropout)];
+    match shares.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
+        Some((key, value)) => Err((key, format!("{key} = {value} must be between 0 and 1"))),
+        None => Ok(()),
+    }
 }
 
 /// `value` must be one of `known`; the message offers the nearest.

@@ -28,6 +28,10 @@ pub enum Needs {
     Encode,
     /// Latents, their tokenizer, and where the smaller ones go.
     Shrink,
+    /// Latents, their tokenizer, a chain and where it goes.
+    Train,
+    /// A dataset, where the tokenizer goes, and an output.
+    TrainTokenizer,
     /// A chain, an output, and how many images.
     Sample,
     /// A chain, an output, images and masks.

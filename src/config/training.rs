@@ -56,6 +56,9 @@ pub struct TrainSection {
     pub keep: u32,
     /// Steps between two looks at the validation latents.
     pub validate_every: u64,
+    /// `best`: the averages that had the lowest validation loss go into the model directory, the last ones where nothing was
+    /// validated; or `last`.
+    pub export: String,
     /// Steps between two pictures of what the network draws; 0 for none.
     pub sample_every: u64,
     /// Steps in a row whose loss is not a number before the run stops; each is skipped and counted.
@@ -89,6 +92,7 @@ impl Default for TrainSection {
             checkpoint_every: 1000,
             keep: 3,
             validate_every: 1000,
+            export: "best".to_owned(),
             sample_every: 0,
             max_bad_steps: 10,
         }

@@ -14,6 +14,8 @@ pub mod sample;
 pub mod shrink;
 mod sink;
 pub mod text_tokenizer;
+pub mod train;
+pub mod train_tokenizer;
 pub mod verify;
 mod work;
 

@@ -220,6 +220,18 @@ impl<I: Run> OutputDir<I> {
         Ok(swept)
     }
 
+    /// Removes the stage files that lie directly in `folder`: what a killed process left there.
+    pub(crate) async fn sweep_folder(&self, folder: &Path) -> Result<(), TableError> {
+        let Some(disk) = self.on_disk(folder) else { return Ok(()) };
+        for (path, is_dir) in entries(&disk).await? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !is_dir && is_stage(&name) {
+                tokio::fs::remove_file(&path).await.map_err(|error| disk_error(&path, error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every stage file below the directory, relative to it, for reports. Empty on stores that have none.
     pub async fn stages(&self) -> Result<Vec<String>, TableError> {
         let Some(disk) = &self.disk else { return Ok(Vec::new()) };
@@ -248,10 +260,14 @@ impl<I: Run> OutputDir<I> {
 
     /// All objects in the folder of `table`, in the order of their paths.
     pub async fn list(&self, table: &str) -> Result<Vec<Path>, TableError> {
-        let folder = self.file(table);
+        self.list_below(&self.file(table)).await
+    }
+
+    /// All objects below `folder`, in the order of their paths.
+    pub(crate) async fn list_below(&self, folder: &Path) -> Result<Vec<Path>, TableError> {
         let retries = self.retries;
         let paths = || async {
-            let (mut pages, mut paths) = (self.store.list(Some(&folder)), Vec::new());
+            let (mut pages, mut paths) = (self.store.list(Some(folder)), Vec::new());
             while let Some(meta) = retries.piece(pages.try_next()).await? {
                 paths.push(meta.location);
             }
@@ -263,11 +279,12 @@ impl<I: Run> OutputDir<I> {
                 Ok(paths)
             }
             Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-            Err(error) => Err(TableError::store(&folder, error)),
+            Err(error) => Err(TableError::store(folder, error)),
         }
     }
 
-    async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {
+    /// A small object's bytes; none if it is not there.
+    pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>, TableError> {
         let get = || async { whole(self.store.get(path).await?).await };
         match self.retries.run(path.as_ref(), get).await {
             Ok(bytes) => Ok(Some(bytes)),
@@ -281,7 +298,7 @@ impl<I: Run> OutputDir<I> {
     }
 
     /// The path as the user knows it: on the disk, where there is one.
-    fn shown(&self, path: &Path) -> String {
+    pub(crate) fn shown(&self, path: &Path) -> String {
         self.on_disk(path).map_or_else(|| path.to_string(), |disk| disk.display().to_string())
     }
 

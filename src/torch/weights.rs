@@ -276,17 +276,27 @@ pub fn write(
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), WeightsError> {
     let path = path.as_ref();
-    let header = header_bytes(tensors, metadata)?;
     let partial = PathBuf::from(format!("{}.partial", path.display()));
     let io = |source| WeightsError::Write { path: path.to_path_buf(), source };
+    let pieces = pieces(tensors, metadata)?;
     let mut out = BufWriter::new(File::create(&partial).map_err(io)?);
-    out.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| out.write_all(&header)).map_err(io)?;
-    for (name, tensor) in in_file_order(tensors)? {
-        out.write_all(&serialised(name, tensor)?.2).map_err(io)?;
+    for piece in pieces {
+        out.write_all(&piece?).map_err(io)?;
     }
     let file = out.into_inner().map_err(|error| io(error.into_error()))?;
     file.sync_all().map_err(io)?;
     std::fs::rename(&partial, path).map_err(io)
+}
+
+/// The bytes of a safetensors file: the header, then one tensor after the other.
+pub(crate) fn pieces<'a>(
+    tensors: &'a BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<impl Iterator<Item = Result<Vec<u8>, WeightsError>> + 'a, WeightsError> {
+    let header = header_bytes(tensors, metadata)?;
+    let start = [&(header.len() as u64).to_le_bytes(), &header[..]].concat();
+    let body = in_file_order(tensors)?.into_iter().map(|(name, tensor)| Ok(serialised(name, tensor)?.2));
+    Ok(std::iter::once(Ok(start)).chain(body))
 }
 
 /// Wide dtypes first, then by name, so that every tensor is aligned.

@@ -1,7 +1,8 @@
 //! AdamW (Loshchilov and Hutter 2019), the arithmetic of `torch.optim.AdamW` over tensors of its own state.
 
 use super::{ParameterGroup, TrainingError};
-use tch::{TchError, Tensor};
+use std::collections::BTreeMap;
+use tch::{Device, Kind, TchError, Tensor};
 
 /// What does not change while training. The defaults are the released models'.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +21,7 @@ impl Default for AdamWConfig {
 /// One parameter and what is remembered of its gradients.
 #[derive(Debug)]
 struct Slot {
+    name: String,
     parameter: Tensor,
     weight_decay: f64,
     moments: Option<Moments>,
@@ -54,7 +56,7 @@ impl AdamW {
         let names = groups.iter().flat_map(|group| group.names.iter().map(|name| (name, group.weight_decay)));
         let slot = |(name, weight_decay): (&String, f64)| {
             let parameter = parameters(name).ok_or_else(|| TrainingError::NoParameter(name.clone()))?.shallow_clone();
-            Ok(Slot { parameter, weight_decay, moments: None })
+            Ok(Slot { name: name.clone(), parameter, weight_decay, moments: None })
         };
         Ok(AdamW { config, slots: names.map(slot).collect::<Result<_, TrainingError>>()? })
     }
@@ -66,6 +68,43 @@ impl AdamW {
     /// What libtorch reports.
     pub fn step(&mut self, learning_rate: f64) -> Result<(), TchError> {
         tch::no_grad(|| self.slots.iter_mut().try_for_each(|slot| slot.step(&self.config, learning_rate)))
+    }
+
+    /// What a checkpoint holds, for every parameter that has been stepped: `<name>.mean` and `<name>.square` of its shape, and
+    /// `<name>.steps` (int32). They share the optimizer's storage.
+    ///
+    /// # Errors
+    /// What libtorch reports.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>, TchError> {
+        let mut state = BTreeMap::new();
+        for slot in &self.slots {
+            let Some(moments) = &slot.moments else { continue };
+            let steps = Tensor::f_full([], i64::from(moments.steps), (Kind::Int, Device::Cpu))?;
+            let named = [("mean", moments.mean.shallow_clone()), ("square", moments.square.shallow_clone())];
+            state.extend(named.into_iter().map(|(part, tensor)| (format!("{}.{part}", slot.name), tensor)));
+            state.insert(format!("{}.steps", slot.name), steps);
+        }
+        Ok(state)
+    }
+
+    /// Continues from a [state](AdamW::state); parameters it does not know have not been stepped yet.
+    ///
+    /// # Errors
+    /// A parameter of which only a part is there, or in another shape.
+    pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainingError> {
+        for slot in &mut self.slots {
+            let entry = |part: &str| state.get(&format!("{}.{part}", slot.name));
+            slot.moments = match (entry("mean"), entry("square"), entry("steps")) {
+                (None, None, None) => None,
+                (Some(mean), Some(square), Some(steps)) => Some(Moments {
+                    steps: i32::try_from(steps.f_int64_value(&[])?).unwrap_or(i32::MAX),
+                    mean: slot.remembered(mean)?,
+                    square: slot.remembered(square)?,
+                }),
+                _ => return Err(TrainingError::HalfAState(slot.name.clone())),
+            };
+        }
+        Ok(())
     }
 
     /// Sets the parameters' gradients to 0.
@@ -86,6 +125,17 @@ impl AdamW {
 }
 
 impl Slot {
+    /// A copy of a moment, in the parameter's dtype and on its device.
+    fn remembered(&self, moment: &Tensor) -> Result<Tensor, TrainingError> {
+        let (expected, found) = (self.parameter.size(), moment.size());
+        if expected != found {
+            return Err(TrainingError::MomentShape { parameter: self.name.clone(), found, expected });
+        }
+        let mut copy = self.parameter.f_zeros_like()?;
+        tch::no_grad(|| copy.f_copy_(moment))?;
+        Ok(copy)
+    }
+
     fn step(&mut self, config: &AdamWConfig, learning_rate: f64) -> Result<(), TchError> {
         let gradient = self.parameter.f_grad()?;
         if !gradient.defined() {
@@ -168,6 +218,35 @@ mod tests {
         assert_eq!(unused.double_value(&[0]), 1.0);
         assert!((used.double_value(&[0]) - 0.85).abs() < 1e-6);
         assert!(used.requires_grad());
+        Ok(())
+    }
+
+    #[test]
+    fn a_state_continues_where_it_was_taken() -> Outcome {
+        let start = || Tensor::from_slice(&[0.7f64, -1.3]).set_requires_grad(true);
+        let (one, unused) = (start(), start());
+        let steps = |adamw: &mut AdamW, parameter: &Tensor, rates: &[f64]| -> Outcome {
+            for rate in rates {
+                adamw.zero_gradients()?;
+                (parameter * parameter * parameter).sum(Kind::Double).backward();
+                adamw.step(*rate)?;
+            }
+            Ok(())
+        };
+        let mut straight = optimizer(&[("p", &one), ("unused", &unused)], 0.3)?;
+        steps(&mut straight, &one, &[0.1, 0.02])?;
+        let state: BTreeMap<_, _> =
+            straight.state()?.into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect();
+        assert_eq!(state.keys().collect::<Vec<_>>(), ["p.mean", "p.square", "p.steps"]);
+        let two = one.detach().copy().set_requires_grad(true);
+        let mut resumed = optimizer(&[("p", &two), ("unused", &unused)], 0.3)?;
+        resumed.restore(&state)?;
+        steps(&mut straight, &one, &[0.05, 0.3])?;
+        steps(&mut resumed, &two, &[0.05, 0.3])?;
+        assert_eq!(one, two);
+
+        let half = BTreeMap::from([("p.mean".to_owned(), one.copy())]);
+        assert!(resumed.restore(&half).expect_err("refused").to_string().contains("only a part of p"));
         Ok(())
     }
 

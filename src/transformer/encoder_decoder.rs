@@ -5,6 +5,7 @@ use super::layers::{Cache, CrossAttention, Embedding, FeedForward, Linear, Mask,
 use super::layers::{Stacked, Torch};
 use super::parameters::Parameters;
 use super::source::Ids;
+use super::tape::{Tape, inputs};
 use super::{HEAD_WIDTH, Placement, TransformerError};
 use tch::{Kind, Tensor};
 
@@ -184,7 +185,22 @@ impl EncoderDecoder {
     }
 
     /// The encoder's output after its final norm, `[batch, 1 + condition + tokens, dim]`.
-    pub fn encode(&self, ids: &Ids) -> Torch<Tensor> {
+    pub fn encode<'a>(&'a self, ids: &'a Ids, tape: &Tape<'a>) -> Torch<Tensor> {
+        let mut x = tape.segment(&[], |_| self.embed(ids))?;
+        for layer in &self.encoder.layers {
+            x = tape.segment(&[&x], |x| match x {
+                [x] => layer.feed_forward.forward(&layer.attention.forward(x, &Mask::Full)?),
+                _ => Err(inputs("an encoder layer", x)),
+            })?;
+        }
+        tape.segment(&[&x], |x| match x {
+            [x] => self.encoder.norm.forward(x),
+            _ => Err(inputs("a norm", x)),
+        })
+    }
+
+    /// Embeds `[t, condition..., x_t...]`.
+    fn embed(&self, ids: &Ids) -> Torch<Tensor> {
         let scale = ids.scale.f_unsqueeze(1)?;
         let x_t = ids.x_t.as_ref();
         let class = ids.class.as_ref().map(|class| class.f_unsqueeze(1)).transpose()?;
@@ -192,25 +208,27 @@ impl EncoderDecoder {
         let shared: Vec<&Tensor> = [Some(&scale), class.as_ref(), x_t].into_iter().flatten().collect();
         let shared = Tensor::f_cat(&shared, 1)?;
         let (_, length) = shared.size2()?;
-        let mut x = self.encoder.tokens.rows(&shared)?.f_add(&self.encoder.positions.range(0, length)?)?;
-        if let (Some(embedding), Some(text)) = (&self.text, &ids.text) {
-            let (t, x_t) = (x.f_narrow(1, 0, 1)?, x.f_narrow(1, 1, length - 1)?);
-            x = Tensor::f_cat(&[t, embedding.forward(text)?, x_t], 1)?;
-        }
-        for layer in &self.encoder.layers {
-            x = layer.feed_forward.forward(&layer.attention.forward(&x, &Mask::Full)?)?;
-        }
-        self.encoder.norm.forward(&x)
+        let x = self.encoder.tokens.rows(&shared)?.f_add(&self.encoder.positions.range(0, length)?)?;
+        let (Some(embedding), Some(text)) = (&self.text, &ids.text) else { return Ok(x) };
+        let (t, x_t) = (x.f_narrow(1, 0, 1)?, x.f_narrow(1, 1, length - 1)?);
+        Tensor::f_cat(&[t, embedding.forward(text)?, x_t], 1)
     }
 
     /// The logits of decoder inputs `[batch, m]`, given the encoder's output: `[batch, m, codes]` float32.
-    pub fn decode(&self, ids: &Ids, context: &Tensor, input: &Tensor) -> Torch<Tensor> {
-        let (_, length) = input.size2()?;
-        let mut x = self.decoder.tokens.rows(input)?.f_add(&self.decoder.positions.range(0, length)?)?;
+    pub fn decode<'a>(&'a self, ids: &Ids, context: &Tensor, input: &'a Tensor, tape: &Tape<'a>) -> Torch<Tensor> {
+        let mut x = tape.segment(&[], |_| {
+            let (_, length) = input.size2()?;
+            self.decoder.tokens.rows(input)?.f_add(&self.decoder.positions.range(0, length)?)
+        })?;
         for layer in &self.decoder.layers {
-            x = layer.attention.forward(&x, &Mask::Causal)?;
-            x = layer.cross.forward(&x, &layer.cross.memory(context)?)?;
-            x = layer.feed_forward.forward(&x)?;
+            x = tape.segment(&[&x, context], |inputs_of| match inputs_of {
+                [x, context] => {
+                    let x = layer.attention.forward(x, &Mask::Causal)?;
+                    let x = layer.cross.forward(&x, &layer.cross.memory(context)?)?;
+                    layer.feed_forward.forward(&x)
+                }
+                _ => Err(inputs("a decoder layer", inputs_of)),
+            })?;
         }
         let logits = self.to_logits.forward(&self.decoder.norm.forward(&x)?)?;
         self.finish(ids, logits, 0)
@@ -242,7 +260,7 @@ impl EncoderDecoder {
 
     /// What the steps of a batch need: the encoder and the cross-attentions' keys and values run here, once.
     pub fn begin(&self, ids: Ids) -> Torch<EncoderDecoderState> {
-        let context = self.encode(&ids)?;
+        let context = self.encode(&ids, &Tape::Plain)?;
         let length = ids.x_t.as_ref().and_then(|x_t| x_t.size().get(1).copied()).unwrap_or(0);
         let shape = [ids.batch, self.config.decoder_heads, length, HEAD_WIDTH];
         let layers = self

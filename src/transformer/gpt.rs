@@ -5,7 +5,9 @@ use super::encoder_decoder::TextEmbedding;
 use super::layers::{Cache, Embedding, FeedForward, Linear, Mask, Norm, SelfAttention, Stacked, Torch};
 use super::parameters::Parameters;
 use super::source::Ids;
+use super::tape::{Tape, inputs};
 use super::{Placement, TransformerError};
+use std::rc::Rc;
 use tch::{Kind, Tensor};
 
 /// A causal network over `[t, condition..., x_0 .. x_{n-2}]`.
@@ -99,21 +101,30 @@ impl Gpt {
     }
 
     /// The logits at every position of `[t, condition..., tokens...]`: `[batch, prompt + tokens, codes]` float32.
-    pub fn all_logits(&self, ids: &Ids, tokens: Option<&Tensor>) -> Torch<Tensor> {
-        let mut x = self.embed(ids, tokens)?;
+    pub fn all_logits<'a>(&'a self, ids: &'a Ids, tokens: Option<&'a Tensor>, tape: &Tape<'a>) -> Torch<Tensor> {
+        let mut x = tape.segment(&[], move |_| self.embed(ids, tokens))?;
         let (_, length, _) = x.size3()?;
-        let mask = self.mask(length)?;
+        let mask = Rc::new(self.mask(length)?);
         for block in &self.blocks {
-            x = block.feed_forward.forward(&block.attention.forward(&x, &mask)?)?;
+            let mask = mask.clone();
+            x = tape.segment(&[&x], move |x| match x {
+                [x] => block.feed_forward.forward(&block.attention.forward(x, &mask)?),
+                _ => Err(inputs("a block", x)),
+            })?;
         }
         self.head.forward(&self.norm.forward(&x)?)?.f_to_kind(Kind::Float)
     }
 
-    /// The logits of targets x `[batch, m]`: `[batch, m, codes]` float32.
-    pub fn logits(&self, ids: &Ids, x: &Tensor) -> Torch<Tensor> {
+    /// The tokens that are read for targets x `[batch, m]`: all but the last.
+    pub fn read(&self, x: &Tensor) -> Torch<Tensor> {
         let (_, length) = x.size2()?;
-        let tokens = x.f_narrow(1, 0, length - 1)?;
-        self.all_logits(ids, Some(&tokens))?.f_narrow(1, self.prompt(ids) - 1, length)
+        x.f_narrow(1, 0, length - 1)
+    }
+
+    /// The logits of the targets whose [read](Gpt::read) tokens `[batch, m - 1]` are given: `[batch, m, codes]` float32.
+    pub fn logits<'a>(&'a self, ids: &'a Ids, read: &'a Tensor, tape: &Tape<'a>) -> Torch<Tensor> {
+        let (_, length) = read.size2()?;
+        self.all_logits(ids, Some(read), tape)?.f_narrow(1, self.prompt(ids) - 1, length + 1)
     }
 
     /// What the steps of a batch need: the prompt runs here.

@@ -40,6 +40,7 @@ mod network;
 mod parameters;
 mod released;
 mod source;
+mod tape;
 mod tensors;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use super::encoder_decoder::{EncoderDecoder, EncoderDecoderState};
 use super::gpt::{Gpt, GptState};
 use super::parameters::Parameters;
 use super::source::{Ids, Source, placed};
+use super::tape::Tape;
 use super::{NetworkConfig, NetworkError};
 use crate::torch::spec::Differences;
 use crate::torch::weights::{Weights, WeightsError};
@@ -163,15 +164,41 @@ impl Network {
     /// Ids of a wrong shape or, where they are on the CPU, out of range.
     pub fn logits(&self, source: &Source, x: &Tensor) -> Result<Tensor> {
         let ids = source.placed(&self.config, self.placement.device)?;
+        let input = self.teacher(&ids, x)?;
+        Ok(self.taped(&ids, &input, &Tape::Plain)?)
+    }
+
+    /// Teacher forcing with activation checkpointing: adds to the parameters' gradients those of the loss that `loss` makes of
+    /// the [logits](Network::logits). Only the layers' inputs are kept meanwhile; each layer runs once more, for its gradients.
+    ///
+    /// # Errors
+    /// As [`logits`](Network::logits), and those of `loss`.
+    pub fn backward(
+        &self,
+        source: &Source,
+        x: &Tensor,
+        loss: impl FnOnce(&Tensor) -> std::result::Result<Tensor, TchError>,
+    ) -> Result<()> {
+        let ids = source.placed(&self.config, self.placement.device)?;
+        let input = self.teacher(&ids, x)?;
+        let tape = Tape::inputs();
+        loss(&self.taped(&ids, &input, &tape)?)?.f_backward()?;
+        Ok(tape.backward()?)
+    }
+
+    /// What is read for targets x: an encoder-decoder's decoder input, or the tokens behind a GPT's prompt.
+    fn teacher(&self, ids: &Ids, x: &Tensor) -> Result<Tensor> {
+        let x = self.tokens("x", x, ids, self.longest(ids))?;
+        Ok(match &self.body {
+            Body::EncoderDecoder(network) => network.shifted(&x)?,
+            Body::Gpt(network) => network.read(&x)?,
+        })
+    }
+
+    fn taped<'a>(&'a self, ids: &'a Ids, input: &'a Tensor, tape: &Tape<'a>) -> std::result::Result<Tensor, TchError> {
         match &self.body {
-            Body::EncoderDecoder(network) => {
-                let x = self.tokens("x", x, &ids, self.longest(&ids))?;
-                Ok(network.decode(&ids, &network.encode(&ids)?, &network.shifted(&x)?)?)
-            }
-            Body::Gpt(network) => {
-                let x = self.tokens("x", x, &ids, self.longest(&ids))?;
-                Ok(network.logits(&ids, &x)?)
-            }
+            Body::EncoderDecoder(network) => network.decode(ids, &network.encode(ids, tape)?, input, tape),
+            Body::Gpt(network) => network.logits(ids, input, tape),
         }
     }
 
@@ -182,7 +209,7 @@ impl Network {
     pub fn encode(&self, source: &Source) -> Result<Tensor> {
         let ids = source.placed(&self.config, self.placement.device)?;
         match &self.body {
-            Body::EncoderDecoder(network) => Ok(network.encode(&ids)?),
+            Body::EncoderDecoder(network) => Ok(network.encode(&ids, &Tape::Plain)?),
             Body::Gpt(_) => Err(TransformerError::Kind("a GPT, which has no encoder")),
         }
     }
@@ -197,7 +224,7 @@ impl Network {
         match &self.body {
             Body::EncoderDecoder(network) => {
                 let input = self.tokens("the decoder's input", input, &ids, self.longest(&ids))?;
-                Ok(network.decode(&ids, context, &input)?)
+                Ok(network.decode(&ids, context, &input, &Tape::Plain)?)
             }
             Body::Gpt(_) => Err(TransformerError::Kind("a GPT, which has no encoder")),
         }
@@ -213,11 +240,11 @@ impl Network {
         match &self.body {
             Body::EncoderDecoder(network) => {
                 let input = self.tokens("the decoder's input", input, &ids, self.longest(&ids))?;
-                Ok(network.decode(&ids, &network.encode(&ids)?, &input)?)
+                Ok(network.decode(&ids, &network.encode(&ids, &Tape::Plain)?, &input, &Tape::Plain)?)
             }
             Body::Gpt(network) => {
                 let input = self.tokens("the tokens behind the prompt", input, &ids, self.longest(&ids) - 1)?;
-                Ok(network.all_logits(&ids, Some(&input))?)
+                Ok(network.all_logits(&ids, Some(&input), &Tape::Plain)?)
             }
         }
     }

@@ -102,6 +102,11 @@ impl Discriminator {
         self.tensors.iter().filter(|(name, _)| is_parameter(name)).map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// Whether gradients of the parameters are recorded from here on: not while they only judge the generator.
+    pub fn record(&self, gradients: bool) -> Result<(), TchError> {
+        self.parameters().try_for_each(|(_, tensor)| tensor.f_set_requires_grad(gradients).map(drop))
+    }
+
     /// One logit a patch: `[batch, in_channels, h, w]` to `[batch, 1, h', w']`. While training, normalisation uses the
     /// batch's statistics and updates the running ones.
     pub fn forward(&self, image: &Tensor, training: bool) -> Result<Tensor, TchError> {

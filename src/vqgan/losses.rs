@@ -82,7 +82,8 @@ pub struct DiscriminatorLoss {
 #[derive(Debug)]
 pub struct VqganLoss {
     pub config: LossConfig,
-    pub discriminator: Discriminator,
+    /// Needed unless it never counts.
+    pub discriminator: Option<Discriminator>,
     /// Needed unless `perceptual_weight` is 0.
     pub perceptual: Option<Lpips>,
 }
@@ -98,7 +99,7 @@ impl VqganLoss {
         step: i64,
     ) -> Result<GeneratorLoss, TchError> {
         let (nll, perceptual) = self.reconstruction(pair)?;
-        let adversarial = self.discriminator.forward(pair.reconstructions, true)?.f_mean(Kind::Float)?.f_neg()?;
+        let adversarial = self.critic()?.forward(pair.reconstructions, true)?.f_mean(Kind::Float)?.f_neg()?;
         let weight = adaptive_weight(&nll, &adversarial, last_layer)?.f_mul_scalar(self.config.disc_weight)?;
         let factor = self.config.factor(step);
         let quantizer = codebook_loss.f_mean(Kind::Float)?;
@@ -108,10 +109,21 @@ impl VqganLoss {
         Ok(GeneratorLoss { total, nll, perceptual, quantizer, adversarial, weight, factor })
     }
 
+    /// [`generator`](VqganLoss::generator) where the discriminator does not count, without the work for it: the parts that are
+    /// of it are 0.
+    pub fn without_critic(&self, pair: Pair, codebook_loss: &Tensor) -> Result<GeneratorLoss, TchError> {
+        let (nll, perceptual) = self.reconstruction(pair)?;
+        let quantizer = codebook_loss.f_mean(Kind::Float)?;
+        let total = nll.f_add(&quantizer.f_mul_scalar(self.config.codebook_weight)?)?;
+        let zero = || Tensor::f_zeros([], (Kind::Float, nll.device()));
+        let (adversarial, weight) = (zero()?, zero()?);
+        Ok(GeneratorLoss { total, nll, perceptual, quantizer, adversarial, weight, factor: 0.0 })
+    }
+
     /// The loss of the discriminator. No gradient reaches the generator.
     pub fn discriminator(&self, pair: Pair, step: i64) -> Result<DiscriminatorLoss, TchError> {
-        let real = self.discriminator.forward(&pair.images.f_detach()?, true)?;
-        let fake = self.discriminator.forward(&pair.reconstructions.f_detach()?, true)?;
+        let real = self.critic()?.forward(&pair.images.f_detach()?, true)?;
+        let fake = self.critic()?.forward(&pair.reconstructions.f_detach()?, true)?;
         let loss = match self.config.disc_loss {
             Adversarial::Hinge => {
                 let margin = |logits: &Tensor| logits.f_add_scalar(1.0)?.f_relu()?.f_mean(Kind::Float);
@@ -124,6 +136,11 @@ impl VqganLoss {
         };
         let total = loss.f_mul_scalar(0.5)?.f_mul_scalar(self.config.factor(step))?;
         Ok(DiscriminatorLoss { total, logits_real: real.f_mean(Kind::Float)?, logits_fake: fake.f_mean(Kind::Float)? })
+    }
+
+    fn critic(&self) -> Result<&Discriminator, TchError> {
+        let missing = || TchError::TensorNameNotFound("the discriminator".to_owned(), "the losses".to_owned());
+        self.discriminator.as_ref().ok_or_else(missing)
     }
 
     /// Mean absolute error plus the weighted perceptual distance, and the distance alone.

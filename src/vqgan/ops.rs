@@ -37,12 +37,17 @@ impl Placement {
         Placement { device: Device::Cpu, kind: Kind::Float, layout: Layout::ChannelsLast }
     }
 
-    /// A tensor in this device, dtype and (4-d tensors) memory layout.
+    /// A tensor in this device, dtype and (4-d tensors) memory layout; one that has them is not copied: what is given back is
+    /// the same tensor, a leaf that records gradients included.
     pub fn place(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
         let tensor = tensor.f_to_device(self.device)?.f_to_kind(self.kind)?;
         match self.layout {
             Layout::ChannelsLast if tensor.dim() == 4 => {
-                tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
+                let rows = tensor.f_permute([0, 2, 3, 1])?;
+                if rows.is_contiguous() {
+                    return Ok(tensor);
+                }
+                rows.f_contiguous()?.f_permute([0, 3, 1, 2])
             }
             _ => tensor.f_contiguous(),
         }

@@ -281,7 +281,7 @@ pub fn normalise(pixels: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// float32 `[batch, 3, h, w]` to bytes `[batch, h, w, 3]`: trunc(clip(255 (x + 1) / 2)).
-fn to_pixels(image: &Tensor) -> Result<Tensor, TchError> {
+pub fn to_pixels(image: &Tensor) -> Result<Tensor, TchError> {
     let unit = image.f_clamp(-1.0, 1.0)?.f_add_scalar(1.0)?.f_div_scalar(2.0)?;
     unit.f_mul_scalar(255.0)?.f_to_kind(Kind::Uint8)?.f_permute([0, 2, 3, 1])?.f_contiguous()
 }

@@ -46,12 +46,13 @@ async fn the_whole_way_and_a_look_at_it() {
 }
 
 async fn rows_are_the_scenes(out: &Path) {
-    use imagebart::jobs::demo::scenes::Scene;
+    use imagebart::jobs::demo::{scenes::Scene, split::Split};
     let latents = LatentsReader::open(OutputDir::local(out).unwrap()).await.unwrap();
     let rows: Vec<_> = latents.rows().try_collect().await.unwrap();
     for (index, row) in (0u64..).zip(&rows) {
-        let scene = Scene::new(0, index);
-        assert_eq!((row.key.as_str(), row.caption.as_deref()), (&*format!("{index:06}"), Some(&*scene.caption())));
+        let scene = Scene::new(Split::Test, 0, index);
+        let caption = scene.caption().to_string();
+        assert_eq!((row.key.as_str(), row.caption.as_deref()), (&*format!("{index:06}"), Some(&*caption)));
         assert_eq!((row.label, row.width, row.tokens.len()), (Some(scene.label() as i32), 64, 256));
     }
     assert_eq!(rows.len(), 256);

@@ -1,16 +1,21 @@
 //! `imagebart demo`: the whole way on a small data set of drawn shapes.
 
+pub mod data;
 mod decoder;
 mod encoder;
 mod kmeans;
+pub mod reader;
 pub mod scenes;
 pub mod shards;
+pub mod split;
 pub mod tokenizer;
+pub mod words;
 
 use super::encode::{EncodeOptions, EncodeSummary, encode};
 use super::gallery::{GalleryOptions, GallerySummary, gallery};
 use super::verify::{VerifyReport, verify};
 use super::{JobError, open_output};
+use split::Split;
 use crate::config::Pipeline;
 use crate::imaging::ImageError;
 use crate::launch::Rank;
@@ -46,6 +51,9 @@ pub enum DemoError {
     /// libtorch failed.
     #[error("cannot make the demo's tokenizer: {0}")]
     Torch(#[from] TchError),
+    /// A picture to read is not one of the data set's.
+    #[error("a picture of {width}x{height} pixels is not one of the demo's, which have 64x64")]
+    Side { width: u32, height: u32 },
     /// The disk refused a file.
     #[error("cannot write {}: {source}; choose another folder with --out", path.display())]
     Write {
@@ -123,7 +131,7 @@ async fn make(shapes: &Path, weights: &Path, seed: u64, cancel: &CancellationTok
     let (shapes, weights, cancel) = (shapes.to_owned(), weights.to_owned(), cancel.clone());
     let making = tokio::task::spawn_blocking(move || {
         tracing::info!("drawing {PICTURES} pictures into {}", shapes.display());
-        let shards = shards::write(&shapes, seed, PICTURES, PICTURES_PER_SHARD)?;
+        let shards = shards::write(&shapes, Split::Test, seed, PICTURES, PICTURES_PER_SHARD)?;
         if !cancel.is_cancelled() {
             tracing::info!("making the tokenizer {}", weights.display());
             tokenizer::write(&weights, seed)?;

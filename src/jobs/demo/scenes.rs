@@ -1,12 +1,13 @@
 //! The demo's pictures: two coloured shapes on a plain ground, with a class and a caption that say what is drawn.
 //!
-//! A scene is a pure function of (seed, index): its draws are counter-based, so that picture 1234 is the same whether or not the
-//! others are drawn.
+//! A scene is a pure function of (split, seed, index): its draws are counter-based, so that picture 1234 is the same whether or
+//! not the others are drawn.
 
 use super::DemoError;
+use super::split::{Arrangement, Split};
+use super::words::{Caption, Colour, Kind, Look, Relation, Size};
 use crate::imaging::Rgb;
 use crate::random::{Purpose, RowKey};
-use std::fmt;
 use tiny_skia::{Color, FillRule, Paint, Path, PathBuilder, Pixmap, Transform};
 
 /// Width and height of a picture in pixels.
@@ -15,181 +16,12 @@ pub const SIDE: u32 = 64;
 /// The ground's colour, RGB.
 pub const GROUND: [u8; 3] = [238, 236, 228];
 
-/// What the shapes are: the unit circle and polygons within it, as (x, y) with y downwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Circle,
-    Square,
-    Triangle,
-    Diamond,
-    Star,
-    Cross,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 6] = [Kind::Circle, Kind::Square, Kind::Triangle, Kind::Diamond, Kind::Star, Kind::Cross];
-
-    fn word(self) -> &'static str {
-        match self {
-            Kind::Circle => "circle",
-            Kind::Square => "square",
-            Kind::Triangle => "triangle",
-            Kind::Diamond => "diamond",
-            Kind::Star => "star",
-            Kind::Cross => "cross",
-        }
-    }
-
-    /// The corners for radius 1; none for the circle. Written out, not computed by `sin`, which differs between platforms.
-    fn corners(self) -> &'static [(f32, f32)] {
-        match self {
-            Kind::Circle => &[],
-            Kind::Square => &[(-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86)],
-            Kind::Triangle => &[(0.0, -1.0), (1.0, 0.8), (-1.0, 0.8)],
-            Kind::Diamond => &[(0.0, -1.0), (0.8, 0.0), (0.0, 1.0), (-0.8, 0.0)],
-            Kind::Star => &[
-                (0.0, -1.0),
-                (0.247, -0.340),
-                (0.951, -0.309),
-                (0.399, 0.130),
-                (0.588, 0.809),
-                (0.0, 0.420),
-                (-0.588, 0.809),
-                (-0.399, 0.130),
-                (-0.951, -0.309),
-                (-0.247, -0.340),
-            ],
-            Kind::Cross => &[
-                (-0.34, -1.0),
-                (0.34, -1.0),
-                (0.34, -0.34),
-                (1.0, -0.34),
-                (1.0, 0.34),
-                (0.34, 0.34),
-                (0.34, 1.0),
-                (-0.34, 1.0),
-                (-0.34, 0.34),
-                (-1.0, 0.34),
-                (-1.0, -0.34),
-                (-0.34, -0.34),
-            ],
-        }
-    }
-}
-
-/// A shape's colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colour {
-    Red,
-    Orange,
-    Yellow,
-    Green,
-    Blue,
-    Purple,
-    Pink,
-    Black,
-}
-
-impl Colour {
-    pub const ALL: [Colour; 8] = [
-        Colour::Red,
-        Colour::Orange,
-        Colour::Yellow,
-        Colour::Green,
-        Colour::Blue,
-        Colour::Purple,
-        Colour::Pink,
-        Colour::Black,
-    ];
-
-    fn word(self) -> &'static str {
-        match self {
-            Colour::Red => "red",
-            Colour::Orange => "orange",
-            Colour::Yellow => "yellow",
-            Colour::Green => "green",
-            Colour::Blue => "blue",
-            Colour::Purple => "purple",
-            Colour::Pink => "pink",
-            Colour::Black => "black",
-        }
-    }
-
-    /// The colour as drawn, RGB.
-    pub fn rgb(self) -> [u8; 3] {
-        match self {
-            Colour::Red => [206, 38, 38],
-            Colour::Orange => [240, 130, 20],
-            Colour::Yellow => [246, 208, 30],
-            Colour::Green => [40, 150, 70],
-            Colour::Blue => [35, 90, 205],
-            Colour::Purple => [120, 50, 160],
-            Colour::Pink => [242, 140, 180],
-            Colour::Black => [32, 32, 36],
-        }
-    }
-}
-
-/// A shape's size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    Small,
-    Large,
-}
-
-impl Size {
-    fn word(self) -> &'static str {
-        match self {
-            Size::Small => "small",
-            Size::Large => "large",
-        }
-    }
-
-    /// Smallest radius and spread of radii, in pixels. Two large shapes fit side by side.
-    fn radius(self) -> (f32, f32) {
-        match self {
-            Size::Small => (6.5, 1.5),
-            Size::Large => (12.0, 1.5),
-        }
-    }
-}
-
-/// Where the first shape lies, seen from the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
-    Above,
-    Below,
-    LeftOf,
-    RightOf,
-}
-
-impl Relation {
-    pub const ALL: [Relation; 4] = [Relation::Above, Relation::Below, Relation::LeftOf, Relation::RightOf];
-
-    fn words(self) -> &'static str {
-        match self {
-            Relation::Above => "above",
-            Relation::Below => "below",
-            Relation::LeftOf => "to the left of",
-            Relation::RightOf => "to the right of",
-        }
-    }
-}
-
 /// One shape of a scene; centre and radius in pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
-    pub kind: Kind,
-    pub colour: Colour,
-    pub size: Size,
+    pub look: Look,
     pub centre: (f32, f32),
     pub radius: f32,
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a {} {} {}", self.size.word(), self.colour.word(), self.kind.word())
-    }
 }
 
 /// Two shapes of different colours, one beside or above the other without touching it.
@@ -212,43 +44,42 @@ pub fn class_name(label: u32) -> Option<String> {
 }
 
 impl Scene {
-    /// Picture `index` of the data set of `seed`.
-    pub fn new(seed: u64, index: u64) -> Scene {
-        let row = RowKey::new(seed, "demo/scenes", index, 0);
-        let pick = |position: u32, count: usize| row.below(Purpose::Init, position, count as u32) as usize;
+    /// Picture `index` of a split of the data set of `seed`.
+    pub fn new(split: Split, seed: u64, index: u64) -> Scene {
+        let row = RowKey::new(seed, &format!("demo/scenes/{}", split.name()), index, 0);
         let uniform = |position: u32| row.uniform(Purpose::Init, position);
-        let kinds = [Kind::ALL[pick(0, Kind::ALL.len())], Kind::ALL[pick(1, Kind::ALL.len())]];
-        let colours = Colour::ALL.len();
-        let colour = pick(2, colours);
-        let other = (colour + 1 + pick(3, colours - 1)) % colours;
-        let sizes = [4, 5].map(|position| if pick(position, 2) == 0 { Size::Small } else { Size::Large });
-        let relation = Relation::ALL[pick(6, Relation::ALL.len())];
-
-        let radii = [(sizes[0], 7), (sizes[1], 8)].map(|(size, position)| {
+        let even = |position: u32| row.below(Purpose::Init, position, 2) == 0;
+        let arrangements = split.arrangements();
+        let chosen = row.below(Purpose::Init, 0, arrangements.len() as u32) as usize;
+        let Arrangement { near, relation, far } = arrangements[chosen];
+        // The caption begins with either of the two.
+        let (first, second, relation) =
+            if even(1) { (near, far, relation) } else { (far, near, relation.inverse()) };
+        let sizes = [2, 3].map(|position| if even(position) { Size::Small } else { Size::Large });
+        let radii = [(sizes[0], 4), (sizes[1], 5)].map(|(size, position)| {
             let (least, spread) = size.radius();
             least + spread * uniform(position)
         });
-        let centres = place(relation, radii, [9, 10, 11, 12, 13].map(uniform));
-        let shape = |i: usize, colour: usize| Shape {
-            kind: kinds[i],
-            colour: Colour::ALL[colour],
-            size: sizes[i],
+        let centres = place(relation, radii, [6, 7, 8, 9, 10].map(uniform));
+        let shape = |i: usize, (colour, kind): (Colour, Kind)| Shape {
+            look: Look { size: sizes[i], colour, kind },
             centre: centres[i],
             radius: radii[i],
         };
-        Scene { first: shape(0, colour), second: shape(1, other), relation }
+        Scene { first: shape(0, first), second: shape(1, second), relation }
     }
 
-    /// The class: `6 · colour + kind` of the first shape, in the order of [`Colour::ALL`] and [`Kind::ALL`].
+    /// The class: `4 · colour + kind` of the first shape, in the order of [`Colour::ALL`] and [`Kind::ALL`].
     pub fn label(&self) -> u32 {
-        let colour = Colour::ALL.iter().position(|&c| c == self.first.colour).unwrap_or(0);
-        let kind = Kind::ALL.iter().position(|&k| k == self.first.kind).unwrap_or(0);
+        let Look { colour, kind, .. } = self.first.look;
+        let colour = Colour::ALL.iter().position(|&known| known == colour).unwrap_or(0);
+        let kind = Kind::ALL.iter().position(|&known| known == kind).unwrap_or(0);
         (colour * Kind::ALL.len() + kind) as u32
     }
 
-    /// "a large red circle above a small blue square".
-    pub fn caption(&self) -> String {
-        format!("{} {} {}", self.first, self.relation.words(), self.second)
+    /// What is drawn, in words.
+    pub fn caption(&self) -> Caption {
+        Caption { first: self.first.look, relation: self.relation, second: self.second.look }
     }
 
     /// Draws the scene, anti-aliased, [`SIDE`] pixels wide and high.
@@ -256,10 +87,10 @@ impl Scene {
         let mut canvas = Pixmap::new(SIDE, SIDE).ok_or(DemoError::Drawing)?;
         canvas.fill(Color::from_rgba8(GROUND[0], GROUND[1], GROUND[2], 255));
         for shape in [&self.first, &self.second] {
-            let [r, g, b] = shape.colour.rgb();
+            let [r, g, b] = shape.look.colour.rgb();
             let mut paint = Paint { anti_alias: true, ..Paint::default() };
             paint.set_color_rgba8(r, g, b, 255);
-            let path = outline(shape).ok_or(DemoError::Drawing)?;
+            let path = outline(shape.look.kind, shape.centre, shape.radius).ok_or(DemoError::Drawing)?;
             canvas.fill_path(&path, &paint, FillRule::Winding, Transform::identity(), None);
         }
         // The ground is opaque, so premultiplied and straight colours are the same.
@@ -294,12 +125,12 @@ fn place(relation: Relation, radii: [f32; 2], uniform: [f32; 5]) -> [(f32, f32);
     })
 }
 
-fn outline(shape: &Shape) -> Option<Path> {
-    let (x, y) = shape.centre;
-    let corners = shape.kind.corners().iter().map(|&(dx, dy)| (x + dx * shape.radius, y + dy * shape.radius));
+/// A shape's edge, in pixels.
+pub(super) fn outline(kind: Kind, (x, y): (f32, f32), radius: f32) -> Option<Path> {
+    let corners = kind.corners().iter().map(|&(dx, dy)| (x + dx * radius, y + dy * radius));
     let mut path = PathBuilder::new();
-    if shape.kind == Kind::Circle {
-        path.push_circle(x, y, shape.radius);
+    if kind == Kind::Circle {
+        path.push_circle(x, y, radius);
     }
     for (i, (x, y)) in corners.enumerate() {
         if i == 0 {
@@ -308,7 +139,7 @@ fn outline(shape: &Shape) -> Option<Path> {
             path.line_to(x, y);
         }
     }
-    if shape.kind != Kind::Circle {
+    if kind != Kind::Circle {
         path.close();
     }
     path.finish()
@@ -334,11 +165,11 @@ mod tests {
     #[test]
     fn captions_say_what_the_pixels_show() {
         for index in 0..500 {
-            let scene = Scene::new(3, index);
+            let scene = Scene::new(Split::Training, 3, index);
             let picture = scene.draw().unwrap();
-            let first = extent(&picture, scene.first.colour.rgb());
-            let second = extent(&picture, scene.second.colour.rgb());
-            let caption = scene.caption();
+            let first = extent(&picture, scene.first.look.colour.rgb());
+            let second = extent(&picture, scene.second.look.colour.rgb());
+            let caption = scene.caption().to_string();
             let (holds, words) = match scene.relation {
                 Relation::Above => (first[3] < second[1], " above "),
                 Relation::Below => (first[1] > second[3], " below "),
@@ -348,9 +179,9 @@ mod tests {
             assert!(holds && caption.contains(words), "{index}: {caption}: {first:?} {second:?}");
             let (before, after) = caption.split_once(words).unwrap();
             for (text, shape, box_) in [(before, scene.first, first), (after, scene.second, second)] {
-                assert_eq!(text, format!("a {} {} {}", shape.size.word(), shape.colour.word(), shape.kind.word()));
+                assert_eq!(text, shape.look.to_string());
                 let width = box_[2] - box_[0] + 1;
-                assert_eq!(width > 16, shape.size == Size::Large, "{index}: {text} is {width} wide");
+                assert_eq!(width > 16, shape.look.size == Size::Large, "{index}: {text} is {width} wide");
             }
             assert_eq!(class_name(scene.label()).unwrap(), before.splitn(3, ' ').nth(2).unwrap());
         }
@@ -359,7 +190,7 @@ mod tests {
     #[test]
     fn shapes_stay_inside_and_the_ground_shows_round_them() {
         for index in 0..500 {
-            let picture = Scene::new(11, index).draw().unwrap();
+            let picture = Scene::new(Split::Test, 11, index).draw().unwrap();
             let side = SIDE as usize;
             for i in 0..side {
                 for (x, y) in [(i, 0), (i, side - 1), (0, i), (side - 1, i)] {
@@ -372,21 +203,23 @@ mod tests {
 
     #[test]
     fn edges_are_anti_aliased() {
-        let picture = Scene::new(0, 0).draw().unwrap();
+        let picture = Scene::new(Split::Training, 0, 0).draw().unwrap();
         let colours: std::collections::HashSet<&[u8]> = picture.pixels.chunks_exact(3).collect();
         assert!(colours.len() > 6, "only {} colours", colours.len());
     }
 
     #[test]
-    fn a_scene_depends_on_seed_and_index_alone() {
-        assert_eq!(Scene::new(5, 9), Scene::new(5, 9));
-        assert_ne!(Scene::new(5, 9), Scene::new(5, 10));
-        assert_ne!(Scene::new(5, 9), Scene::new(6, 9));
+    fn a_scene_depends_on_split_seed_and_index_alone() {
+        let scene = Scene::new(Split::Test, 5, 9);
+        assert_eq!(scene, Scene::new(Split::Test, 5, 9));
+        assert_ne!(scene, Scene::new(Split::Test, 5, 10));
+        assert_ne!(scene, Scene::new(Split::Test, 6, 9));
+        assert_ne!(scene, Scene::new(Split::Training, 5, 9));
     }
 
     #[test]
     fn every_class_is_drawn_and_has_a_name() {
-        let seen: std::collections::BTreeSet<u32> = (0..2000).map(|i| Scene::new(0, i).label()).collect();
+        let seen: std::collections::BTreeSet<u32> = (0..2000).map(|i| Scene::new(Split::Training, 0, i).label()).collect();
         assert_eq!(seen.len() as u32, CLASSES);
         assert!(seen.iter().all(|&label| class_name(label).is_some()));
         assert_eq!(class_name(CLASSES), None);

@@ -4,34 +4,49 @@
 
 use super::DemoError;
 use super::scenes::Scene;
+use super::split::Split;
 use crate::imaging;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Draws pictures `0..count` of `seed` and writes `per_shard` of them to a shard, into the existing folder `dir`.
+/// Draws pictures `0..count` of a split and writes `per_shard` of them to a shard, into the existing folder `dir`.
 /// Returns the shards' paths in order.
-pub fn write(dir: &Path, seed: u64, count: u64, per_shard: u64) -> Result<Vec<PathBuf>, DemoError> {
-    let per_shard = per_shard.max(1);
+pub fn write(dir: &Path, split: Split, seed: u64, count: u64, per_shard: u64) -> Result<Vec<PathBuf>, DemoError> {
     let mut paths = Vec::new();
-    for shard in 0..count.div_ceil(per_shard) {
-        let path = dir.join(format!("shapes-{shard:04}.tar"));
-        let first = shard * per_shard;
-        let failed = |source| DemoError::Write { path: path.clone(), source };
-        let file = BufWriter::new(File::create(&path).map_err(failed)?);
-        let mut archive = tar::Builder::new(file);
-        for index in first..count.min(first + per_shard) {
-            let scene = Scene::new(seed, index);
-            let png = imaging::encode_png(&scene.draw()?)?;
-            let key = format!("{index:06}");
-            append(&mut archive, &format!("{key}.cls"), scene.label().to_string().as_bytes()).map_err(failed)?;
-            append(&mut archive, &format!("{key}.png"), &png).map_err(failed)?;
-            append(&mut archive, &format!("{key}.txt"), scene.caption().as_bytes()).map_err(failed)?;
-        }
-        archive.into_inner().and_then(|mut file| file.flush()).map_err(failed)?;
+    for (path, pictures) in plan(dir, count, per_shard) {
+        write_one(&path, split, seed, pictures)?;
         paths.push(path);
     }
     Ok(paths)
+}
+
+/// The shards of `count` pictures, each with the pictures that are in it.
+pub(super) fn plan(dir: &Path, count: u64, per_shard: u64) -> impl Iterator<Item = (PathBuf, Range<u64>)> {
+    let per_shard = per_shard.max(1);
+    (0..count.div_ceil(per_shard)).map(move |shard| {
+        let first = shard * per_shard;
+        (dir.join(format!("shapes-{shard:04}.tar")), first..count.min(first + per_shard))
+    })
+}
+
+/// Writes a shard, under its name only when it is whole.
+pub(super) fn write_one(path: &Path, split: Split, seed: u64, pictures: Range<u64>) -> Result<(), DemoError> {
+    let failed = |source| DemoError::Write { path: path.to_owned(), source };
+    let partial = path.with_extension("tar.partial");
+    let file = BufWriter::new(File::create(&partial).map_err(failed)?);
+    let mut archive = tar::Builder::new(file);
+    for index in pictures {
+        let scene = Scene::new(split, seed, index);
+        let png = imaging::encode_png(&scene.draw()?)?;
+        let key = format!("{index:06}");
+        append(&mut archive, &format!("{key}.cls"), scene.label().to_string().as_bytes()).map_err(failed)?;
+        append(&mut archive, &format!("{key}.png"), &png).map_err(failed)?;
+        append(&mut archive, &format!("{key}.txt"), scene.caption().to_string().as_bytes()).map_err(failed)?;
+    }
+    archive.into_inner().and_then(|mut file| file.flush()).map_err(failed)?;
+    std::fs::rename(&partial, path).map_err(failed)
 }
 
 fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
@@ -50,7 +65,7 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_bytes() {
         let dirs = [0, 1, 2].map(|_| tempfile::tempdir().unwrap());
-        let write = |dir: usize, seed| write(dirs[dir].path(), seed, 10, 4).unwrap();
+        let write = |dir: usize, seed| write(dirs[dir].path(), Split::Training, seed, 10, 4).unwrap();
         let bytes = |paths: &[PathBuf]| paths.iter().map(|p| std::fs::read(p).unwrap()).collect::<Vec<_>>();
         let (a, b, other) = (write(0, 1), write(1, 1), write(2, 2));
         assert_eq!(a.len(), 3);
@@ -61,7 +76,7 @@ mod tests {
     #[test]
     fn a_shard_holds_pictures_classes_and_captions() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = write(dir.path(), 1, 10, 4).unwrap();
+        let paths = write(dir.path(), Split::Test, 1, 10, 4).unwrap();
         assert!(paths[2].ends_with("shapes-0002.tar"));
         let mut names = Vec::new();
         for member in tar::Archive::new(File::open(&paths[2]).unwrap()).entries().unwrap() {
@@ -69,10 +84,10 @@ mod tests {
             let name = member.path().unwrap().display().to_string();
             let mut bytes = Vec::new();
             member.read_to_end(&mut bytes).unwrap();
-            let scene = Scene::new(1, name[..6].parse().unwrap());
+            let scene = Scene::new(Split::Test, 1, name[..6].parse().unwrap());
             match &name[7..] {
                 "cls" => assert_eq!(bytes, scene.label().to_string().as_bytes()),
-                "txt" => assert_eq!(bytes, scene.caption().as_bytes()),
+                "txt" => assert_eq!(bytes, scene.caption().to_string().as_bytes()),
                 "png" => {
                     let picture = image::load_from_memory(&bytes).unwrap().into_rgb8();
                     assert_eq!(picture.into_raw(), scene.draw().unwrap().pixels);

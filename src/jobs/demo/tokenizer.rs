@@ -5,6 +5,7 @@
 //! (`decoder.rs`). It knows the demo's shapes and nothing else. The file is a VQGAN like any other.
 
 use super::scenes::{SIDE, Scene};
+use super::split::Split;
 use super::{DemoError, LEVEL_WIDTHS, decoder, encoder, kmeans};
 use crate::torch::weights::{self, Weights};
 use crate::vqgan::ops::Placement;
@@ -81,7 +82,7 @@ fn make(config: &VqganConfig, seed: u64) -> Result<BTreeMap<String, Tensor>, Dem
 fn pictures(seed: u64, count: u64) -> Result<Tensor, DemoError> {
     let mut pixels = Vec::new();
     for index in 0..count {
-        pixels.extend(Scene::new(seed, index).draw()?.pixels);
+        pixels.extend(Scene::new(Split::Training, seed, index).draw()?.pixels);
     }
     let side = i64::from(SIDE);
     let bytes = Tensor::f_from_slice(&pixels)?.f_view([-1, side, side, 3])?.f_permute([0, 3, 1, 2])?;
@@ -131,7 +132,7 @@ mod tests {
         let tokenizer = Tokenizer::load(&path, None, TokenizerOptions::default()).unwrap();
         assert_eq!((tokenizer.codebook_size(), tokenizer.grid(SIDE, SIDE).unwrap()), (256, (16, 16)));
 
-        let pictures: Vec<Vec<u8>> = (0..16).map(|index| Scene::new(5, index).draw().unwrap().pixels).collect();
+        let pictures: Vec<Vec<u8>> = (0..16).map(|index| Scene::new(Split::Test, 5, index).draw().unwrap().pixels).collect();
         let images: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
         let keys: Vec<RowKey> = (0..16).map(|index| RowKey::new(5, "test", index, 0)).collect();
         let grids = tokenizer.encode(&images, (SIDE, SIDE), &keys).unwrap();

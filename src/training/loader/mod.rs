@@ -9,11 +9,14 @@ mod feed;
 mod order;
 
 pub use feed::Feed;
+pub(super) use order::permutation;
 
+use crate::digest::hex;
 use crate::random::RowKey;
-use crate::tables::{Difference, LatentsReader, Provenance, TableError, UnitFile};
+use crate::tables::{Difference, LatentsReader, Provenance, Run, TableError, UnitFile};
 use futures::{StreamExt, TryStreamExt};
 use order::Window;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// Footers read at a time.
@@ -87,6 +90,18 @@ impl Batch {
         Batch { position, tokens: Vec::new(), labels: Vec::new(), captions: Vec::new(), rows: Vec::new() }
     }
 
+    /// Its first `rows` rows.
+    pub fn first(&self, rows: usize) -> Batch {
+        let tokens = self.tokens.len() / self.len().max(1);
+        Batch {
+            position: self.position,
+            tokens: self.tokens.iter().take(rows * tokens).copied().collect(),
+            labels: self.labels.iter().take(rows).copied().collect(),
+            captions: self.captions.iter().take(rows).cloned().collect(),
+            rows: self.rows.iter().take(rows).copied().collect(),
+        }
+    }
+
     /// Rows in it.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -155,6 +170,17 @@ impl Loader {
     /// Whole batches of an epoch. The rows that are left over are others in every epoch.
     pub fn steps(&self) -> u64 {
         self.rows() / self.options.batch.max(1) as u64
+    }
+
+    /// What the order of rows and the rows themselves depend on: the identities of the latents and the sizes of their row
+    /// groups. Hex SHA-256; where the latents lie is not in it.
+    pub fn identity(&self) -> String {
+        let mut hash = Sha256::new();
+        for source in &self.sources {
+            hash.update(source.provenance().identity.sha256());
+        }
+        self.sizes.iter().for_each(|size| hash.update(size.to_le_bytes()));
+        hex(&hash.finalize())
     }
 
     /// What the first latents say of themselves. Grid and codebook are those of all.

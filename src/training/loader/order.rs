@@ -19,7 +19,7 @@ pub(super) struct Window {
 /// window as reach `window_rows` rows.
 pub(super) fn windows(sizes: &[u64], seed: Option<u64>, epoch: u64, window_rows: u64) -> Vec<Window> {
     let order = match seed {
-        Some(seed) => permutation(RowKey::new(seed, "order of parts", epoch, 0), sizes.len()),
+        Some(seed) => permutation(RowKey::new(seed, "order of parts", epoch, 0), Purpose::Shuffle, sizes.len()),
         None => (0..sizes.len()).collect(),
     };
     let mut windows: Vec<Window> = Vec::new();
@@ -41,17 +41,19 @@ pub(super) fn windows(sizes: &[u64], seed: Option<u64>, epoch: u64, window_rows:
 /// The order in which a window's rows leave it.
 pub(super) fn rows(window: &Window, seed: Option<u64>, count: usize) -> Vec<usize> {
     match seed {
-        Some(seed) => permutation(RowKey::new(seed, "order of rows", window.epoch, window.number), count),
+        Some(seed) => {
+            permutation(RowKey::new(seed, "order of rows", window.epoch, window.number), Purpose::Shuffle, count)
+        }
         None => (0..count).collect(),
     }
 }
 
 /// A random permutation of `0..count` (Fisher and Yates), at most 2^32 of them.
-fn permutation(key: RowKey, count: usize) -> Vec<usize> {
+pub fn permutation(key: RowKey, purpose: Purpose, count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     for last in (1..count).rev() {
         let bound = u32::try_from(last + 1).unwrap_or(u32::MAX);
-        order.swap(last, key.below(Purpose::Shuffle, last as u32, bound) as usize);
+        order.swap(last, key.below(purpose, last as u32, bound) as usize);
     }
     order
 }
@@ -100,7 +102,7 @@ mod tests {
     fn permutations_are_uniform() {
         let mut counts = std::collections::BTreeMap::new();
         for epoch in 0..24_000 {
-            *counts.entry(permutation(RowKey::new(5, "x", epoch, 0), 4)).or_insert(0i32) += 1;
+            *counts.entry(permutation(RowKey::new(5, "x", epoch, 0), Purpose::Shuffle, 4)).or_insert(0i32) += 1;
         }
         assert_eq!(counts.len(), 24);
         assert!(counts.values().all(|count| (count - 1000).abs() < 160), "{counts:?}");

@@ -1,0 +1,123 @@
+//! What moves a codebook besides gradients: running means of the features it stands for, and new places for dead entries.
+
+use crate::random::{Purpose, RowKey};
+use crate::training::loader::permutation;
+use std::collections::BTreeMap;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Added to the counts, so that an entry without features is not divided by 0.
+const SMOOTHING: f64 = 1e-5;
+
+/// How a codebook moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CodebookConfig {
+    /// Decay of the running means that the entries follow (van den Oord et al. 2017, appendix A.1); by gradients when none.
+    pub decay: Option<f64>,
+    /// An entry that was not used for so many steps is placed anew, at a feature of the batch at hand; never when none. In the
+    /// first step all that it does not use are.
+    pub restart_after: Option<u64>,
+    /// Of the places.
+    pub seed: u64,
+}
+
+/// What is remembered of the use of a codebook of K entries of D channels.
+#[derive(Debug)]
+pub struct Codebook {
+    config: CodebookConfig,
+    /// Running means of the number of features an entry stood for, `[K]`, and of their sum, `[K, D]`.
+    means: Option<(Tensor, Tensor)>,
+    /// The step each entry was last used in, `[K]` int64.
+    last_used: Tensor,
+}
+
+impl Codebook {
+    /// For entries `[K, D]`.
+    pub fn new(config: CodebookConfig, entries: &Tensor) -> Result<Codebook, TchError> {
+        let (count, device) = (entries.size2()?.0, entries.device());
+        let means = match config.decay {
+            // As if every entry had stood for one feature, where it is.
+            Some(_) => Some((Tensor::f_ones([count], (Kind::Float, device))?, entries.f_detach_copy()?)),
+            None => None,
+        };
+        let never = -i64::try_from(config.restart_after.unwrap_or(0)).unwrap_or(i64::MAX);
+        let last_used = Tensor::f_full([count], never, (Kind::Int64, device))?;
+        Ok(Codebook { config, means, last_used })
+    }
+
+    /// Learns that the features `[N, D]` were given the entries `indices` (`[N]`), and moves `entries`. Returns the entries that
+    /// were placed anew.
+    pub fn update(
+        &mut self,
+        entries: &Tensor,
+        features: &Tensor,
+        indices: &Tensor,
+        step: u64,
+    ) -> Result<Option<Tensor>, TchError> {
+        let counts = indices.f_bincount(None::<Tensor>, entries.size2()?.0)?;
+        if let (Some((number, sum)), Some(decay)) = (&mut self.means, self.config.decay) {
+            let sums = sum.f_zeros_like()?.f_index_add(0, indices, features)?;
+            let _ = number.f_lerp_(&counts.f_to_kind(Kind::Float)?, 1.0 - decay)?;
+            let _ = sum.f_lerp_(&sums, 1.0 - decay)?;
+            let all = number.f_sum(Kind::Float)?;
+            let smoothed = number.f_add_scalar(SMOOTHING)?.f_mul(&all)?;
+            let smoothed = smoothed.f_div(&all.f_add_scalar(SMOOTHING * number.numel() as f64)?)?;
+            let _ = entries.shallow_clone().f_copy_(&sum.f_div(&smoothed.f_unsqueeze(1)?)?)?;
+        }
+        let now = i64::try_from(step).unwrap_or(i64::MAX);
+        let _ = self.last_used.f_masked_fill_(&counts.f_gt(0)?, now)?;
+        match self.config.restart_after {
+            Some(after) => self.restart(entries, features, step, after),
+            None => Ok(None),
+        }
+    }
+
+    /// Places the dead entries at features, each at another.
+    fn restart(
+        &mut self,
+        entries: &Tensor,
+        features: &Tensor,
+        step: u64,
+        after: u64,
+    ) -> Result<Option<Tensor>, TchError> {
+        let (now, after) = (i64::try_from(step).unwrap_or(i64::MAX), i64::try_from(after).unwrap_or(i64::MAX));
+        let dead = self.last_used.f_le(now.saturating_sub(after))?.f_nonzero()?.f_view(-1)?;
+        let rows = features.size2()?.0;
+        let count = dead.size1()?.min(rows);
+        if count == 0 {
+            return Ok(None);
+        }
+        let dead = dead.f_narrow(0, 0, count)?;
+        let key = RowKey::new(self.config.seed, "restart of codes", step, 0);
+        let order = permutation(key, Purpose::Restart, usize::try_from(rows).unwrap_or(0));
+        let chosen: Vec<i64> =
+            order.into_iter().take(usize::try_from(count).unwrap_or(0)).map(|row| row as i64).collect();
+        let chosen = Tensor::f_from_slice(&chosen)?.f_to_device(features.device())?;
+        let places = features.f_index_select(0, &chosen)?;
+        let _ = entries.shallow_clone().f_index_copy_(0, &dead, &places)?;
+        if let Some((number, sum)) = &mut self.means {
+            let _ = number.f_index_fill_(0, &dead, 1.0)?;
+            let _ = sum.f_index_copy_(0, &dead, &places)?;
+        }
+        let _ = self.last_used.f_index_fill_(0, &dead, now)?;
+        Ok(Some(dead))
+    }
+
+    /// What a checkpoint holds.
+    pub fn state(&self) -> BTreeMap<String, Tensor> {
+        let mut state = BTreeMap::from([("last_used".to_owned(), self.last_used.shallow_clone())]);
+        if let Some((number, sum)) = &self.means {
+            state.insert("number".to_owned(), number.shallow_clone());
+            state.insert("sum".to_owned(), sum.shallow_clone());
+        }
+        state
+    }
+}
+
+/// Share of the tokens of each entry, as figures: how many entries stand among them, and e to their entropy.
+pub fn use_of(counts: &Tensor) -> Result<(f64, f64), TchError> {
+    let counts = Vec::<f64>::try_from(counts.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?)?;
+    let all: f64 = counts.iter().sum();
+    let shares = counts.iter().filter(|count| **count > 0.0).map(|count| count / all);
+    let (used, entropy) = shares.fold((0u32, 0.0), |(used, entropy), share| (used + 1, entropy - share * share.ln()));
+    Ok((f64::from(used), entropy.exp()))
+}
