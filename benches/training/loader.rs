@@ -18,7 +18,7 @@ const UNIT_ROWS: u64 = 10_000;
 const BATCH: usize = 32;
 const ROUNDS: usize = 5;
 
-pub fn run() -> Result<(), Error> {
+pub fn run(_: &[String]) -> Result<(), Error> {
     let cores = std::thread::available_parallelism()?;
     println!("loader, {cores} core(s), batches of {BATCH}, {} rows in {UNITS} files", UNITS as u64 * UNIT_ROWS);
     println!("tokens     K   captions   grids/s (best; median)   tokens/s");

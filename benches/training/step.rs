@@ -29,12 +29,15 @@ pub struct Case {
     pub network: NetworkConfig,
 }
 
-pub fn run() -> Result<(), Error> {
+/// Measures the cases of as many tokens as the arguments name; all where they name none.
+pub fn run(arguments: &[String]) -> Result<(), Error> {
     println!("step, width {WIDTH}, batches of {BATCH}, {CODES} codes, {} threads, fp32", tch::get_num_threads());
     println!(
         "network          tokens  parameters   ours ms  plain ms   ratio (best; medians)   ours: grids/s  tokens/s"
     );
-    let cases = [encoder_decoder(64), encoder_decoder(256), gpt(64), gpt(256)];
+    let named: Vec<i64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    let all = [encoder_decoder(64), encoder_decoder(256), gpt(64), gpt(256)];
+    let cases: Vec<Case> = all.into_iter().filter(|case| named.is_empty() || named.contains(&case.tokens)).collect();
     for case in &cases {
         steps(case)?;
     }
