@@ -26,8 +26,7 @@ pub(super) struct Chart<'a> {
     pub curves: Vec<(&'a str, &'a Series)>,
     /// Known bounds: name and height of a dashed line.
     pub bounds: Vec<(&'a str, f64)>,
-    /// The axis may be logarithmic, where the values ask for it.
-    pub logarithmic: bool,
+    pub scale: Scale,
     /// The last step of the run.
     pub steps: u64,
 }
@@ -39,8 +38,8 @@ impl Chart<'_> {
         self.legend(page);
         page.raw("</div></figcaption>\n<div class=\"plot\"><div class=\"y\">");
         let ticks = axis.ticks();
-        for &tick in &ticks {
-            page.put(format_args!("<span style=\"top:{:.2}%\">{}</span>", axis.of(tick) * 100.0, number(tick)));
+        for (tick, label) in ticks.iter().zip(labels(&ticks)) {
+            page.put(format_args!("<span style=\"top:{:.2}%\">{label}</span>", axis.of(*tick) * 100.0));
         }
         let label = escape(&self.title);
         page.put(format_args!(
@@ -58,8 +57,9 @@ impl Chart<'_> {
         }
         self.strips(page);
         page.raw("</svg><div class=\"x\">");
-        for tick in ticks_between(0.0, self.steps as f64) {
-            page.put(format_args!("<span style=\"left:{:.2}%\">{}</span>", self.across(tick) * 100.0, number(tick)));
+        let ticks = ticks_between(0.0, self.steps as f64);
+        for (tick, label) in ticks.iter().zip(labels(&ticks)) {
+            page.put(format_args!("<span style=\"left:{:.2}%\">{label}</span>", self.across(*tick) * 100.0));
         }
         page.raw("</div></div></figure>\n");
     }
@@ -74,8 +74,14 @@ impl Chart<'_> {
         let values = of_curves.chain(self.bounds.iter().map(|(_, height)| *height)).filter(|value| value.is_finite());
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
-        if self.logarithmic && low > 0.0 && high / low > SPAN_OF_LOG {
-            return Axis { low: low.log10() - 0.05, high: high.log10() + 0.05, logarithmic: true };
+        match self.scale {
+            Scale::Logarithmic if low > 0.0 && high / low > SPAN_OF_LOG => {
+                return Axis { low: low.log10() - 0.05, high: high.log10() + 0.05, logarithmic: true };
+            }
+            Scale::FromZero if low >= 0.0 && high > 0.0 => {
+                return Axis { low: 0.0, high: high * 1.05, logarithmic: false };
+            }
+            _ => {}
         }
         // A curve that does not move lies in the middle.
         let margin = if high > low { (high - low) * 0.05 } else { high.abs().max(1e-9) * 0.5 };
@@ -141,6 +147,17 @@ impl Chart<'_> {
     }
 }
 
+/// What the vertical axis is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scale {
+    /// From the lowest value to the highest.
+    Fitted,
+    /// From 0 on: for rates and shares, whose noise would fill the chart else.
+    FromZero,
+    /// Logarithmic, where the values are of several orders.
+    Logarithmic,
+}
+
 /// The vertical axis.
 struct Axis {
     /// Values at the bottom and the top; their logarithms to base 10 on a logarithmic axis.
@@ -174,8 +191,24 @@ fn ticks_between(low: f64, high: f64) -> Vec<f64> {
         [1.0, 2.0, 5.0].into_iter().map(|digit| digit * power).find(|step| *step >= rough).unwrap_or(10.0 * power);
     let (first, last) = ((low / step).ceil(), (high / step).floor());
     let count = if last >= first { (last - first).min(20.0) as u32 } else { 0 };
-    // From whole numbers, so that 0 is 0 and 0.3 not 0.30000000000000004.
+    // From whole numbers, so that 0 is 0.
     (0..=count).map(|i| (first + f64::from(i)) * step).collect()
+}
+
+/// Ticks in as many digits as tell them apart.
+fn labels(ticks: &[f64]) -> Vec<String> {
+    let step = ticks.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(f64::INFINITY, f64::min);
+    let largest = ticks.iter().fold(0.0f64, |largest, tick| largest.max(tick.abs()));
+    let label = |&tick: &f64| {
+        if !step.is_finite() || !(1e-3..1e7).contains(&largest) {
+            return number(tick);
+        }
+        // Round steps begin with 1, 2 or 5, so that their first digit is their last.
+        let decimals = (-(step * 1.001).log10().floor()).clamp(0.0, 9.0) as usize;
+        let text = format!("{tick:.decimals$}");
+        if decimals == 0 { thousands(&text) } else { text }
+    };
+    ticks.iter().map(label).collect()
 }
 
 /// A value in few letters: `0.0123`, `3.142`, `1.2e-7`, `20 400`.
@@ -248,11 +281,15 @@ mod tests {
     #[test]
     fn ticks_are_round_and_within() {
         assert_eq!(ticks_between(0.0, 1000.0), [0.0, 500.0, 1000.0]);
-        assert_eq!(ticks_between(0.12, 0.43), [0.2, 0.4]);
+        assert_eq!(labels(&ticks_between(0.12, 0.43)), ["0.2", "0.3", "0.4"]);
         assert_eq!(ticks_between(-0.05, 1.05), [0.0, 0.5, 1.0]);
         let axis = Axis { low: -8.0, high: -3.5, logarithmic: true };
         assert_eq!(axis.ticks().len(), 5);
         assert!(axis.of(0.0).is_nan() && axis.of(-1.0).is_nan());
         assert_eq!(axis.of(1e-8), 1.0);
+        assert_eq!(labels(&[0.0032, 0.0033, 0.0034]), ["0.0032", "0.0033", "0.0034"]);
+        assert_eq!(labels(&ticks_between(0.0, 25_000.0)), ["0", "10\u{202f}000", "20\u{202f}000"]);
+        assert_eq!(labels(&[0.0, 5e-5, 1e-4]), ["0", "5e-5", "1e-4"]);
+        assert_eq!(labels(&[1e-8, 1.0, 10.0]), ["1e-8", "1", "10"]);
     }
 }

@@ -112,19 +112,14 @@ impl Reading {
         line
     }
 
-    /// What the machine does: `12.5 steps/s, 51,200 tokens/s, 200 images/s, waiting 0.3 %, 1.2 GiB`.
+    /// What the machine does: `12.5 steps/s, 51,200 tokens/s, 200 images/s, waiting 0.3 %, 1.20 GiB`.
     pub fn speed(&self) -> String {
-        let shown = [
-            (names::STEPS_PER_S, "", 1.0, " steps/s"),
-            (names::TOKENS_PER_S, "", 1.0, " tokens/s"),
-            (names::IMAGES_PER_S, "", 1.0, " images/s"),
-            (names::WAITING_SHARE, "waiting ", 100.0, " %"),
-            (names::PEAK_MEMORY, "", 1.0, " GiB"),
-        ];
-        let part = |(name, before, times, after): (&str, &str, f64, &str)| {
-            self.value(name).map(|value| format!("{before}{}{after}", number(value * times)))
-        };
-        shown.into_iter().filter_map(part).collect::<Vec<_>>().join(", ")
+        let rates =
+            [(names::STEPS_PER_S, " steps/s"), (names::TOKENS_PER_S, " tokens/s"), (names::IMAGES_PER_S, " images/s")];
+        let rates = rates.into_iter().filter_map(|(name, unit)| Some(format!("{}{unit}", number(self.value(name)?))));
+        let waiting = self.value(names::WAITING_SHARE).map(|share| format!("waiting {:.1} %", share * 100.0));
+        let memory = self.value(names::PEAK_MEMORY).map(|memory| format!("{memory:.2} GiB"));
+        rates.chain(waiting).chain(memory).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -159,7 +154,7 @@ mod tests {
         // 5.4 s for three steps, 898 to go.
         assert_eq!(reading.left.map(|left| left.as_secs()), Some(1616));
         assert_eq!(reading.progress(), "step 102/1,000, loss 2.5, 3.607 bits/token, lr 1e-4, 0:26:56 left");
-        assert!(reading.speed().starts_with("5 steps/s, 10\u{202f}240 tokens/s, 40 images/s, waiting 10 %"));
+        assert!(reading.speed().starts_with("5 steps/s, 10\u{202f}240 tokens/s, 40 images/s, waiting 10.0 %"));
         assert!((reading.fraction() - 0.102).abs() < 1e-12);
     }
 
@@ -175,6 +170,6 @@ mod tests {
             meter.read(1, &[])
         };
         assert_eq!(images.value(names::TOKENS_PER_S), None);
-        assert!(images.speed().starts_with("10 steps/s, 80 images/s, waiting 0 %"));
+        assert!(images.speed().starts_with("10 steps/s, 80 images/s, waiting 0.0 %"));
     }
 }

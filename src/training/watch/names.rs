@@ -1,5 +1,7 @@
 //! The names of a run's curves: `train/` for what a step saw, `validation/` for the held-out rows.
 
+use super::chart::Scale;
+
 /// What is minimised: of a chain in nats a token.
 pub const LOSS: &str = "train/loss";
 /// Cross entropy with x_{t-1}, in nats a token.
@@ -55,39 +57,39 @@ pub(super) struct Metric {
     /// The curves' names after their first part.
     pub name: &'static str,
     pub title: &'static str,
-    pub logarithmic: bool,
+    pub scale: Scale,
 }
 
-const fn linear(name: &'static str, title: &'static str) -> Metric {
-    Metric { name, title, logarithmic: false }
+const fn metric_of(name: &'static str, title: &'static str, scale: Scale) -> Metric {
+    Metric { name, title, scale }
 }
 
 /// The metrics that a report shows first, in its order.
 pub(super) const METRICS: [Metric; 24] = [
-    linear("loss", "Loss"),
-    linear("bits_per_token", "Bits per token"),
-    linear("hard_loss", "Cross entropy, nats a token"),
-    linear("soft_loss", "Divergence from the posterior, nats a token"),
-    linear("l1", "Mean absolute error"),
-    linear("psnr", "PSNR, dB"),
-    linear("perceptual", "Perceptual distance"),
-    linear("codes", "Codes in use"),
-    linear("perplexity", "Perplexity of the codes"),
-    linear("codebook_loss", "Codebook loss"),
-    linear("adversarial", "Adversarial loss"),
-    linear("adaptive_weight", "Adaptive weight of the adversarial loss"),
-    linear("discriminator_loss", "Discriminator's loss"),
-    linear("restarted_codes", "Codes placed anew in a step"),
-    Metric { name: "gradient_norm", title: "Gradient norm", logarithmic: true },
-    linear("lr", "Learning rate"),
-    linear("tokens_per_s", "Tokens a second"),
-    linear("images_per_s", "Images a second"),
-    linear("teraflops", "TFLOP a second"),
-    linear("steps_per_s", "Steps a second"),
-    linear("waiting_share", "Share of the time that waits for data"),
-    linear("peak_memory", "Peak memory, GiB"),
-    linear("skipped_steps", "Steps left out"),
-    linear("rejected_images", "Images left out, in all"),
+    metric_of("loss", "Loss", Scale::Fitted),
+    metric_of("bits_per_token", "Bits per token", Scale::Fitted),
+    metric_of("hard_loss", "Cross entropy, nats a token", Scale::Fitted),
+    metric_of("soft_loss", "Divergence from the posterior, nats a token", Scale::Fitted),
+    metric_of("l1", "Mean absolute error", Scale::Fitted),
+    metric_of("psnr", "PSNR, dB", Scale::Fitted),
+    metric_of("perceptual", "Perceptual distance", Scale::Fitted),
+    metric_of("codes", "Codes in use", Scale::FromZero),
+    metric_of("perplexity", "Perplexity of the codes", Scale::Fitted),
+    metric_of("codebook_loss", "Codebook loss", Scale::Fitted),
+    metric_of("adversarial", "Adversarial loss", Scale::Fitted),
+    metric_of("adaptive_weight", "Adaptive weight of the adversarial loss", Scale::Fitted),
+    metric_of("discriminator_loss", "Discriminator's loss", Scale::Fitted),
+    metric_of("restarted_codes", "Codes placed anew in a step", Scale::FromZero),
+    metric_of("gradient_norm", "Gradient norm", Scale::Logarithmic),
+    metric_of("lr", "Learning rate", Scale::FromZero),
+    metric_of("tokens_per_s", "Tokens a second", Scale::FromZero),
+    metric_of("images_per_s", "Images a second", Scale::FromZero),
+    metric_of("teraflops", "TFLOP a second", Scale::FromZero),
+    metric_of("steps_per_s", "Steps a second", Scale::FromZero),
+    metric_of("waiting_share", "Share of the time that waits for data", Scale::FromZero),
+    metric_of("peak_memory", "Peak memory, GiB", Scale::FromZero),
+    metric_of("skipped_steps", "Steps left out", Scale::FromZero),
+    metric_of("rejected_images", "Images left out, in all", Scale::FromZero),
 ];
 
 /// The metric of this name, if it is a known one.

@@ -1,6 +1,6 @@
 //! A run as one HTML page, `report.html` in its folder: curves, facts, pictures. Nothing in it runs or is fetched.
 
-use super::chart::{Chart, number};
+use super::chart::{Chart, Scale, number};
 use super::events::Picture;
 use super::history::{History, Pictures};
 use super::names;
@@ -95,7 +95,7 @@ fn charts<'a>(facts: &'a ReportFacts, history: &'a History) -> Vec<Chart<'a>> {
             title: metric.map_or_else(|| name.replace('_', " "), |metric| metric.title.to_owned()),
             curves,
             bounds: bounds.map(|bound| (bound.name.as_str(), bound.value)).collect(),
-            logarithmic: metric.is_some_and(|metric| metric.logarithmic),
+            scale: metric.map_or(Scale::Fitted, |metric| metric.scale),
             steps,
         })
     };

@@ -1,6 +1,6 @@
 //! Training a tokenizer on this machine's CPU: images a second, by shape of the network and layout of the activations.
 //!
-//! `cargo bench --bench training`; `STEPS=20` for steadier figures, `THREADS=1` for one thread. Seconds are those of the processor
+//! `cargo bench --bench train_tokenizer`; `STEPS=20` for steadier figures, `THREADS=1` for one thread. Seconds are those of the processor
 //! where there is one thread: other work on the machine does not count then.
 
 use imagebart::training::LearningRate;
