@@ -113,8 +113,8 @@ pub fn decode(encoded: Encoded, preprocess: &Preprocess, seed: u64) -> Vec<Resul
     let crops = preprocess.prepare_padded(&sample.image, sample.original, |_| key);
     match crops {
         Ok(crops) => {
-            let wanted = crops.into_iter().find(|crop| crop.flipped == mirrored);
-            wanted.map(|crop| Ok(Decoded { index: sample.index, pixels: crop.pixels })).into_iter().collect()
+            let wanted = crops.into_iter().filter(|crop| crop.flipped == mirrored).take(1);
+            wanted.map(|crop| Decoded { index: sample.index, pixels: crop.pixels }).map(Ok).collect()
         }
         Err(error) => vec![Err(Reject {
             source: sample.source,

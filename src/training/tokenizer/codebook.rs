@@ -61,7 +61,7 @@ impl Codebook {
             let all = number.f_sum(Kind::Float)?;
             let smoothed = number.f_add_scalar(SMOOTHING)?.f_mul(&all)?;
             let smoothed = smoothed.f_div(&all.f_add_scalar(SMOOTHING * number.numel() as f64)?)?;
-            let _ = entries.shallow_clone().f_copy_(&sum.f_div(&smoothed.f_unsqueeze(1)?)?)?;
+            entries.shallow_clone().f_copy_(&sum.f_div(&smoothed.f_unsqueeze(1)?)?)?;
         }
         let now = i64::try_from(step).unwrap_or(i64::MAX);
         let _ = self.last_used.f_masked_fill_(&counts.f_gt(0)?, now)?;
