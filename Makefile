@@ -13,7 +13,7 @@ export LIBTORCH
 SETUP :=
 endif
 
-.PHONY: setup build demo test parity lint bench fuzz clean
+.PHONY: setup build demo demo-train test parity lint bench fuzz clean
 
 setup: $(SETUP)
 
@@ -30,6 +30,10 @@ build: $(SETUP)
 
 demo: build
 	target/release/imagebart demo --out out/demo
+
+# From nothing to the trained demo, about an hour or two on two cores; goes on where it stopped. STEPS=50 for a try.
+demo-train: build
+	IMAGEBART=$(CURDIR)/target/release/imagebart STEPS=$(STEPS) examples/shapes/train.sh
 
 test: $(SETUP)
 	cargo test --release --locked

@@ -10,6 +10,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-env-changed=LIBTORCH_LIB");
 
+    embed_model();
     cc::Build::new().cpp(true).std("c++17").warnings(true).file("src/torch/shim.cpp").compile("imagebart_shim");
     compile_kernels();
 
@@ -26,6 +27,22 @@ fn main() {
     }
     #[cfg(unix)]
     expose_to_doctests(&libraries);
+}
+
+/// The demo's trained model as a list of names and bytes; an empty one where the repository has none.
+fn embed_model() {
+    let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("examples/shapes/model");
+    println!("cargo:rerun-if-changed={}", folder.display());
+    let entries = std::fs::read_dir(&folder).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let mut paths: Vec<PathBuf> = entries.iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    paths.sort();
+    let file = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        format!("({name:?}, include_bytes!({:?})),\n", path.display().to_string())
+    };
+    let list: String = paths.iter().map(file).collect();
+    let out = Path::new(&env::var("OUT_DIR").unwrap_or_default()).join("shipped_model.rs");
+    std::fs::write(&out, format!("&[{list}]")).expect("cannot write the list of the model's files");
 }
 
 /// The CPU kernels: their arithmetic once for each instruction set, chosen when they run.

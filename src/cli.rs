@@ -197,9 +197,14 @@ pub enum Command {
         #[command(flatten)]
         pipeline: PipelineArgs,
 
-        /// How many images to draw (overrides sample.count).
+        /// How many images to draw, or how many of each prompt (overrides sample.count).
         #[arg(long)]
         count: Option<u64>,
+
+        /// A file of texts to draw images of, one a line, or .jsonl with "prompt": a local path or a URL (overrides
+        /// sample.prompts).
+        #[arg(long, value_name = "FILE")]
+        prompts: Option<String>,
 
         /// Delete the samples that are there, and start anew.
         #[arg(long)]
@@ -311,11 +316,59 @@ pub enum Command {
         captions: u64,
     },
 
+    /// Judge how well a chain draws the demo's shapes, on captions and pictures that it was never trained on.
+    DemoEval {
+        /// The model directory.
+        model: PathBuf,
+
+        /// A folder for evaluation.json and evaluation.md.
+        #[arg(long)]
+        to: Option<PathBuf>,
+
+        /// Captions, and pictures of the test.
+        #[arg(long, default_value_t = 200)]
+        count: u64,
+
+        /// Divides the logits: a number, or one for each scale from 1 up.
+        #[arg(long, value_delimiter = ',')]
+        temperature: Vec<f32>,
+
+        /// Draws among this many of the likeliest tokens.
+        #[arg(long, value_delimiter = ',')]
+        top_k: Vec<u32>,
+
+        /// Draws from the smallest set of tokens with this much probability.
+        #[arg(long, value_delimiter = ',')]
+        top_p: Vec<f32>,
+
+        /// Classifier-free guidance; 1 is none.
+        #[arg(long, value_delimiter = ',')]
+        guidance: Vec<f32>,
+    },
+
+    /// Copy a model directory with its weights as 16-bit floats: half the bytes.
+    Half {
+        /// The model directory.
+        model: PathBuf,
+
+        /// The directory to write.
+        #[arg(long)]
+        to: PathBuf,
+
+        /// Replace a model that is already there.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
     /// The whole way on a small data set that it draws itself: shards, latents, verification, gallery.
     Demo {
         /// Where to put it.
         #[arg(long, default_value = "out/demo")]
         out: PathBuf,
+
+        /// Draw with this model directory instead of the trained model that comes with the program.
+        #[arg(long)]
+        model: Option<PathBuf>,
     },
 }
 

@@ -5,12 +5,15 @@ mod logging;
 
 use clap::Parser;
 use cli::{Cli, Command, Common, ImportArgs, LogFormat, PipelineArgs, WhichTable, WhichVariant, WhichWeights};
+use imagebart::chain::SettingsLists;
 use imagebart::config::{Needs, Pipeline};
 use imagebart::jobs::demo::data::{self, DataOptions};
-use imagebart::jobs::demo::{self, DemoOptions, demo};
+use imagebart::jobs::demo::evaluate::{EvaluateOptions, evaluate};
+use imagebart::jobs::demo::{self, DemoModel, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
+use imagebart::jobs::half::{self, HalfOptions};
 use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, import};
 use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
@@ -30,9 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     imagebart::torch::steady_heap();
-    // Where it cannot be done, tokens near a tie may differ from the CPU's; no reason not to run.
-    let _ = imagebart::torch::exact_fp32();
     let cli = Cli::parse();
+    // Where it cannot be done, tokens near a tie may differ from the CPU's; no reason not to run.
+    let _ = imagebart::torch::tf32(wants_tf32(&cli));
     // Bars would break up lines that a machine reads.
     let display = match cli.common.log_format {
         LogFormat::Text => Display::new(),
@@ -50,6 +53,20 @@ fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Whether a training asks for TF32. It has to be said before there are threads; what is wrong with the pipeline is told later.
+fn wants_tf32(cli: &Cli) -> bool {
+    let asks = |needs, pipeline, wants: fn(&Pipeline) -> bool| {
+        load_for(needs, pipeline, [], &cli.common).is_ok_and(|pipeline| wants(&pipeline))
+    };
+    match &cli.command {
+        Command::Train { pipeline, .. } => asks(Needs::Train, pipeline, |pipeline| pipeline.train.tf32),
+        Command::TrainTokenizer { pipeline, .. } => {
+            asks(Needs::TrainTokenizer, pipeline, |pipeline| pipeline.train_tokenizer.tf32)
+        }
+        _ => false,
     }
 }
 
@@ -102,8 +119,9 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", train_tokenizer(&pipeline, &options, cancel).await?);
             Ok(())
         }
-        Command::Sample { pipeline, count, overwrite } => {
-            let given = [count.map(|count| format!("sample.count={count}"))];
+        Command::Sample { pipeline, count, prompts, overwrite } => {
+            let count = count.map(|count| format!("sample.count={count}"));
+            let given = [count, prompts.map(|prompts| format!("sample.prompts={}", quoted(prompts)))];
             let pipeline = load_for(Needs::Sample, &pipeline, given, common)?;
             let options = SampleOptions { device: device(common)?, rank: rank(common)?, overwrite };
             if common.dry_run {
@@ -113,8 +131,6 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             sample(&pipeline, &options, display, cancel).await.map(drop)
         }
         Command::Edit { pipeline, images, masks, overwrite } => {
-            // As TOML text, so that no path is taken for a number.
-            let quoted = |value: String| toml::Value::String(value).to_string();
             let text = |key: &str, value: Option<String>| value.map(|value| format!("edit.{key}={}", quoted(value)));
             let given = [text("images", images), text("masks", masks)];
             let pipeline = load_for(Needs::Edit, &pipeline, given, common)?;
@@ -147,8 +163,9 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", gallery(&options).await?);
             Ok(())
         }
-        Command::Demo { out } => {
-            let options = DemoOptions { out, seed: common.seed.unwrap_or(0), device: device(common)? };
+        Command::Demo { out, model } => {
+            let (seed, model) = (common.seed.unwrap_or(0), DemoModel::choose(model));
+            let options = DemoOptions { out, seed, device: device(common)?, model };
             if common.dry_run {
                 println!("{}", demo::describe(&options)?);
                 return Ok(());
@@ -165,6 +182,29 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             }
             let drawn = tokio::task::spawn_blocking(move || data::draw(&options, &cancel)).await;
             println!("{}", drawn.map_err(JobError::failed)??);
+            Ok(())
+        }
+        Command::DemoEval { model, to, count, temperature, top_k, top_p, guidance } => {
+            let settings = SettingsLists { temperature, top_k, top_p, guidance, greedy: false };
+            let seed = common.seed.unwrap_or(0);
+            let options = EvaluateOptions { model, to, count, seed, device: device(common)?, settings };
+            if common.dry_run {
+                println!("draw {count} captions with {} and judge them", options.model.display());
+                return Ok(());
+            }
+            let evaluated = tokio::task::spawn_blocking(move || evaluate(&options)).await;
+            println!("{}", evaluated.map_err(JobError::failed)??);
+            Ok(())
+        }
+        Command::Half { model, to, overwrite } => {
+            let options = HalfOptions { model, to, overwrite };
+            if common.dry_run {
+                half::check(&options)?;
+                println!("copy {} to {}, weights as 16-bit floats", options.model.display(), options.to.display());
+                return Ok(());
+            }
+            let halved = tokio::task::spawn_blocking(move || half::half(&options)).await;
+            println!("{}", halved.map_err(JobError::failed)??);
             Ok(())
         }
         Command::Import(arguments) => {
@@ -192,6 +232,11 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             Ok(())
         }
     }
+}
+
+/// As TOML text, so that no path is taken for a number.
+fn quoted(value: String) -> String {
+    toml::Value::String(value).to_string()
 }
 
 /// The reason that the user names.

@@ -1,6 +1,8 @@
 //! Datasets of random images, in each format.
 
 use super::Failure;
+use super::lmdb_writer::{put, write};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -26,6 +28,7 @@ pub const DATASETS: &[Dataset] = &[
     Dataset { format: "mds", url: "", write: mds },
     Dataset { format: "imagenet-tar", url: "ILSVRC2012_img_train.tar", write: imagenet },
     Dataset { format: "folder", url: "", write: folder },
+    Dataset { format: "lsun-lmdb", url: "bench_train_lmdb", write: lmdb },
 ];
 
 /// Bytes that no compression shrinks and no two images share: xorshift.
@@ -206,4 +209,17 @@ fn mds(root: &Path, images: usize) -> Result<(), Failure> {
     }
     let index = serde_json::json!({"version": 2, "shards": entries});
     Ok(std::fs::write(root.join("index.json"), index.to_string())?)
+}
+
+/// Keys that are hashes, as LSUN's: in their order, which is the one to read in, the images lie all over the file.
+fn lmdb(root: &Path, images: usize) -> Result<(), Failure> {
+    let folder = root.join("bench_train_lmdb");
+    std::fs::create_dir_all(&folder)?;
+    let step = |number: usize| {
+        let key: String =
+            Sha256::digest(number.to_le_bytes()).iter().take(20).map(|byte| format!("{byte:02x}")).collect();
+        put(key, image(number))
+    };
+    write(&folder, shards(images).map(|(_, range)| range.map(step).collect::<Vec<_>>()));
+    Ok(std::fs::remove_file(folder.join("lock.mdb"))?)
 }

@@ -1,21 +1,36 @@
 //! What reading costs, decoding excluded: every format from a local disk, against plain sequential reads of the same files.
 //!
-//! `cargo bench --bench reading`. Images are random bytes of ImageNet's mean size; a reader's work does not depend on what is in
-//! them. Both sides are timed with the files in the page cache, which no disk is faster than, and, where this process may empty
-//! that cache (`/proc/sys/vm/drop_caches`), with files that come from the disk. Runs alternate, so that both see the same machine.
+//! `cargo bench --bench reading [-- FORMAT...]`. Images are random bytes of ImageNet's mean size; a reader's work does not depend
+//! on what is in them. Two programs that only read are the measure:
+//!
+//! - **plain** reads every file from its beginning to its end into one buffer of 1 MiB, over and over: that stays in the
+//!   processor's cache, and nothing is kept. No reader can do as little, since whoever gets an image keeps it for a while.
+//! - **kept** reads the same into sixteen such buffers in turn: a program that keeps its last 16 MiB, in memory that it uses
+//!   again. That is as much as the readers hold, and what is written to goes through the processor's cache to memory.
+//!
+//! The sides are timed in turn, so that all see the same machine, and a share is the median of the rounds' shares. They are
+//! timed with the files in the page cache, which no disk is faster than, and, where this process may empty that cache
+//! (`/proc/sys/vm/drop_caches`), with files that come from the disk. Before the first, the files are read back from the disk
+//! once: how fast pages are read from the cache depends on who brought them there, and small writes bring them in small pieces.
 
 mod datasets;
+#[path = "../../tests/readers/lmdb_writer.rs"]
+#[allow(dead_code)]
+mod lmdb_writer;
 
 use datasets::{DATASETS, Dataset};
 use futures::future::join;
 use imagebart::datasets::{DatasetOptions, Entry, Output, open};
 use std::fs::File;
+use std::hint::black_box;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const IMAGES: usize = 4000;
-const ROUNDS: usize = 5;
+const ROUNDS: [(&str, usize); 2] = [("warm", 15), ("cold", 7)];
+/// Buffers of the program that keeps what it reads for a while.
+const KEPT: usize = 16;
 const MIB: f64 = (1 << 20) as f64;
 
 type Failure = Box<dyn std::error::Error>;
@@ -25,11 +40,12 @@ fn main() -> Result<(), Failure> {
     imagebart::torch::steady_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let cold = drop_caches().is_ok();
-    println!("{IMAGES} images of 110 KB a dataset, medians of {ROUNDS}; plain: one thread, read() of 1 MiB");
+    println!("{IMAGES} images of 110 KB a dataset; medians of {} rounds warm, {} cold", ROUNDS[0].1, ROUNDS[1].1);
     println!(
-        "format                 cache   MiB/s  images/s   plain MiB/s  reader/plain   peak of a tenth, of all (MiB)"
+        "format                cache   MiB/s  images/s    plain     kept  of plain  of kept   peak of a tenth, of all (MiB)"
     );
-    for dataset in DATASETS {
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for dataset in DATASETS.iter().filter(|d| chosen.is_empty() || chosen.iter().any(|name| name == d.format)) {
         let folder = tempfile::tempdir()?;
         let (all, tenth) = (folder.path().join("all"), folder.path().join("tenth"));
         write(dataset, &all, IMAGES)?;
@@ -37,39 +53,40 @@ fn main() -> Result<(), Failure> {
         let peaks = [&tenth, &all].map(|root| peak(|| runtime.block_on(read(dataset, root)).map(drop)));
         let [small, large] =
             peaks.map(|peak| peak.map_or("?".to_owned(), |bytes| format!("{:.1}", bytes as f64 / MIB)));
-        for (cache, is_cold) in [("warm", false), ("cold", true)] {
-            if is_cold && !cold {
-                continue;
-            }
-            let (mut reader, mut plain, mut bytes) = (Vec::new(), Vec::new(), 0);
-            for _ in 0..ROUNDS {
-                for side in 0..2 {
-                    if is_cold {
+        let files = files(&all)?;
+        if cold {
+            drop_caches()?;
+        }
+        let mut buffers = vec![vec![1; 1 << 20]; KEPT];
+        let bytes = read_into(&mut buffers, &files)?;
+        for (cache, rounds) in ROUNDS.into_iter().filter(|(cache, _)| cold || *cache == "warm") {
+            let mut times: [Vec<f64>; 3] = Default::default();
+            for _ in 0..rounds {
+                for (side, times) in times.iter_mut().enumerate() {
+                    if cache == "cold" {
                         drop_caches()?;
                     }
                     let start = Instant::now();
                     match side {
-                        0 => {
-                            let images = runtime.block_on(read(dataset, &all))?;
-                            assert_eq!(images, IMAGES, "{}", dataset.format);
-                            reader.push(start.elapsed());
-                        }
-                        _ => {
-                            bytes = read_plainly(&all)?;
-                            plain.push(start.elapsed());
-                        }
+                        0 => assert_eq!(runtime.block_on(read(dataset, &all))?, IMAGES, "{}", dataset.format),
+                        1 => assert_eq!(read_into(&mut buffers[..1], &files)?, bytes),
+                        _ => assert_eq!(read_into(&mut buffers, &files)?, bytes),
                     }
+                    times.push(start.elapsed().as_secs_f64());
                 }
             }
-            let rate = |time: Duration| bytes as f64 / MIB / time.as_secs_f64();
-            let (reader, plain) = (median(reader), median(plain));
+            let [reader, plain, kept] = &times;
+            let share = |of: &[f64]| median(of.iter().zip(reader).map(|(of, reader)| of / reader).collect());
+            let rate = |times: &[f64]| bytes as f64 / MIB / median(times.to_vec());
             println!(
-                "{:<22} {cache}  {:>6.0}  {:>8.0}  {:>12.0}  {:>12.2}   {small}, {large}",
+                "{:<21} {cache}  {:>6.0}  {:>8.0}  {:>7.0}  {:>7.0}  {:>8.2}  {:>7.2}   {small}, {large}",
                 dataset.format,
                 rate(reader),
-                IMAGES as f64 / reader.as_secs_f64(),
+                IMAGES as f64 / median(reader.clone()),
                 rate(plain),
-                plain.as_secs_f64() / reader.as_secs_f64(),
+                rate(kept),
+                share(plain),
+                share(kept),
             );
         }
     }
@@ -115,9 +132,9 @@ async fn read(dataset: &Dataset, root: &Path) -> Result<usize, Failure> {
     Ok(images)
 }
 
-/// Every file below `root`, from its beginning to its end.
-fn read_plainly(root: &Path) -> Result<u64, Failure> {
-    let (mut open, mut files, mut total) = (vec![root.to_owned()], Vec::<PathBuf>::new(), 0);
+/// Every file below `root`, sorted.
+fn files(root: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let (mut open, mut files) = (vec![root.to_owned()], Vec::new());
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
@@ -125,14 +142,21 @@ fn read_plainly(root: &Path) -> Result<u64, Failure> {
         }
     }
     files.sort();
-    let mut buffer = vec![0; 1 << 20];
+    Ok(files)
+}
+
+/// Every file from its beginning to its end, into these buffers of 1 MiB in turn.
+fn read_into(buffers: &mut [Vec<u8>], files: &[PathBuf]) -> Result<u64, Failure> {
+    let (mut next, mut total) = (0, 0);
     for file in files {
         let mut file = File::open(file)?;
         loop {
-            match file.read(&mut buffer)? {
+            let buffer = &mut buffers[next];
+            match file.read(buffer)? {
                 0 => break,
-                read => total += std::hint::black_box(&buffer[..read]).len() as u64,
+                read => total += black_box(&buffer[..read]).len() as u64,
             }
+            next = (next + 1) % buffers.len();
         }
     }
     Ok(total)
@@ -159,7 +183,7 @@ fn peak(work: impl FnOnce() -> Result<(), Failure>) -> Option<u64> {
     Some(field("VmHWM:")?.saturating_sub(before))
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

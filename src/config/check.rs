@@ -20,7 +20,8 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
     let weights = ("tokenizer.weights", tokenizer.weights.is_empty(), "the VQGAN's .safetensors file");
     let model =
         ("chain.model", chain.model.is_empty(), "the model directory, as `imagebart import` or `train` writes it");
-    let count = ("sample.count", sample.count.is_none(), "how many images to draw, or give --count");
+    let countless = sample.count.is_none() && sample.prompts.is_none();
+    let count = ("sample.count", countless, "how many images to draw, or give --count or --prompts");
     let images = ("edit.images", edit.images.is_empty(), "the folder of the images to edit, or give --images");
     let masks = ("edit.masks", edit.masks.is_empty(), "the folder of their masks, or give --masks");
     let to = ("shrink.to", shrink.to.is_empty(), "where the remapped latents go: a local path or a URL");
@@ -44,7 +45,7 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
 }
 
 fn values(pipeline: &Pipeline) -> Result<(), Fault> {
-    let image = &pipeline.image;
+    let (image, tokenizer) = (&pipeline.image, &pipeline.train_tokenizer);
     let positive = [
         ("image.size", u64::from(image.size)),
         ("image.crops", u64::from(image.crops)),
@@ -54,6 +55,19 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         ("sample.unit_rows", pipeline.sample.unit_rows),
         ("sample.count", pipeline.sample.count.unwrap_or(1)),
         ("run.memory_budget", pipeline.run.memory_budget.0),
+        ("train_tokenizer.steps", tokenizer.steps),
+        ("train_tokenizer.batch_size", tokenizer.batch_size.into()),
+        ("train_tokenizer.accumulate", tokenizer.accumulate.into()),
+        ("train_tokenizer.disc_layers", tokenizer.disc_layers.into()),
+        ("train_tokenizer.disc_ndf", tokenizer.disc_ndf.into()),
+        ("train_tokenizer.restart_after", tokenizer.restart_after.unwrap_or(1)),
+        ("train_tokenizer.validation_images", tokenizer.validation_images.unwrap_or(1)),
+        ("train_tokenizer.window_images", tokenizer.window_images),
+        ("train_tokenizer.log_every", tokenizer.log_every),
+        ("train_tokenizer.checkpoint_every", tokenizer.checkpoint_every),
+        ("train_tokenizer.validate_every", tokenizer.validate_every),
+        ("train_tokenizer.keep", tokenizer.keep.into()),
+        ("train_tokenizer.max_bad_steps", tokenizer.max_bad_steps.into()),
         ("train.steps", pipeline.train.steps),
         ("train.batch_size", pipeline.train.batch_size.into()),
         ("train.accumulate", pipeline.train.accumulate.into()),
@@ -101,17 +115,32 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Rates and shares of `[train]`.
+/// Rates and shares of `[train]` and `[train_tokenizer]`.
 fn shares(pipeline: &Pipeline) -> Result<(), Fault> {
-    let train = &pipeline.train;
+    let (train, tokenizer) = (&pipeline.train, &pipeline.train_tokenizer);
     one_of("train.export", &train.export, &["best", "last"])?;
+    one_of("train_tokenizer.export", &tokenizer.export, &["best", "last"])?;
     let rates = [("train.lr", train.lr), ("train.lr_start", train.lr_start), ("train.lr_min", train.lr_min)];
     let least = [("train.weight_decay", train.weight_decay), ("train.clip", train.clip.unwrap_or(1.0))];
-    if let Some((key, value)) = rates.into_iter().chain(least).find(|(_, value)| !(value.is_finite() && *value >= 0.0))
-    {
+    let weights = [
+        ("train_tokenizer.lr", tokenizer.lr),
+        ("train_tokenizer.disc_lr", tokenizer.disc_lr.unwrap_or(0.0)),
+        ("train_tokenizer.perceptual_weight", tokenizer.perceptual_weight),
+        ("train_tokenizer.codebook_weight", tokenizer.codebook_weight),
+        ("train_tokenizer.beta", tokenizer.beta),
+        ("train_tokenizer.disc_weight", tokenizer.disc_weight),
+        ("train_tokenizer.disc_factor", tokenizer.disc_factor),
+    ];
+    let mut numbers = rates.into_iter().chain(least).chain(weights);
+    if let Some((key, value)) = numbers.find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
         return Err((key, format!("{key} = {value} must be 0 or more")));
     }
-    let shares = [("train.ema", train.ema), ("train.condition_dropout", train.condition_dropout)];
+    let shares = [
+        ("train.ema", train.ema),
+        ("train.condition_dropout", train.condition_dropout),
+        ("train_tokenizer.ema", tokenizer.ema.unwrap_or(0.0)),
+        ("train_tokenizer.codebook_ema", tokenizer.codebook_ema.unwrap_or(0.0)),
+    ];
     match shares.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
         Some((key, value)) => Err((key, format!("{key} = {value} must be between 0 and 1"))),
         None => Ok(()),

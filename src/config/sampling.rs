@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleSection {
-    /// Images to draw.
+    /// Images to draw; with prompts, of each of them: one when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// A file of texts to draw images of, a local path or a URL: `.jsonl` with `"prompt"` on every line, else a text a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<String>,
     /// Rows of a work unit, which is committed as one. A multiple of the batch size wastes no batch.
     pub unit_rows: u64,
     /// Rows the networks see at once.
@@ -42,6 +45,7 @@ impl Default for SampleSection {
     fn default() -> Self {
         SampleSection {
             count: None,
+            prompts: None,
             unit_rows: 1024,
             batch_size: Auto::Auto,
             dtype: Auto::Auto,

@@ -123,7 +123,9 @@ pub struct TrainTokenizerSection {
     pub decay_steps: Option<u64>,
     /// Decay of the moving averages that are validated and exported; none when left out, as in taming.
     pub ema: Option<f64>,
-    /// A file of LPIPS weights; without it there is no perceptual loss.
+    /// Which weights are exported: `last`, those of the last step, or `best`, those with the lowest validation loss.
+    pub export: String,
+    /// A file of LPIPS: its weights as `.safetensors`, or a TorchScript module. Without it there is no perceptual loss.
     pub lpips: Option<String>,
     pub perceptual_weight: f64,
     pub codebook_weight: f64,
@@ -172,6 +174,7 @@ impl Default for TrainTokenizerSection {
             warm_up_steps: 0,
             decay_steps: None,
             ema: None,
+            export: "last".to_owned(),
             lpips: None,
             perceptual_weight: 1.0,
             codebook_weight: 1.0,

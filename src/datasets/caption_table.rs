@@ -6,6 +6,7 @@ use super::Source;
 use super::range_reader::{Object, ReadAhead};
 use super::store::Location;
 use object_store::ObjectMeta;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// How much of a table is looked at.
@@ -95,6 +96,7 @@ impl CaptionTable {
 
     /// The commands that fetch the images of the table at `path`. Without `keep_ratio` img2dataset pads them with white.
     fn commands(&self, path: &str) -> String {
+        let path = quoted(path);
         let folder = match self.order {
             ColumnOrder::CaptionFirst => "cc3m",
             ColumnOrder::UrlFirst => "cc12m",
@@ -108,6 +110,15 @@ impl CaptionTable {
              --output_format webdataset --output_folder {folder} --processes_count 16 --thread_count 64 --image_size 256 \
              --resize_mode keep_ratio"
         )
+    }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=@%,:".contains(&byte) || !byte.is_ascii();
+    match !path.is_empty() && path.bytes().all(plain) {
+        true => Cow::Borrowed(path),
+        false => Cow::Owned(format!("'{}'", path.replace('\'', r"'\''"))),
     }
 }
 
@@ -213,6 +224,15 @@ mod tests {
         );
         assert!(commands("http://h/1\ta").starts_with(r"sed -i '1s/^/url\tcaption\n/' "));
         assert!(commands("url\tcaption\nhttp://h/1\ta").starts_with("img2dataset --url_list /d/t.tsv "));
+    }
+
+    #[test]
+    fn the_commands_name_a_path_of_any_letters_as_one_word() {
+        let words = ["/d/t.tsv", "/my data/t.tsv", "it's", "a;b", "$HOME", "é/t.tsv"].map(quoted);
+        assert_eq!(words, ["/d/t.tsv", "'/my data/t.tsv'", r"'it'\''s'", "'a;b'", "'$HOME'", "é/t.tsv"]);
+        let table = CaptionTable::sniff(b"a\thttp://h/1").unwrap();
+        let commands = table.commands("/my data/t.tsv");
+        assert!(commands.contains(r"\n/' '/my data/t.tsv' && img2dataset --url_list '/my data/t.tsv' "), "{commands}");
     }
 
     proptest! {

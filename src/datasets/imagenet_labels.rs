@@ -1,9 +1,9 @@
 //! Which class an image of ImageNet has: told by its directory, by its name, or by a file that maps names to synsets.
 
 use super::brace::split_list;
-use super::folder::single_file;
 use super::imagenet_synsets::{class_of, is_wnid};
 use super::matlab;
+use super::name_list::single_file;
 use super::range_reader::{Object, RangeReader};
 use super::tar::{Tar, TarError};
 use super::{DatasetError, Source};

@@ -354,7 +354,7 @@ impl Images<'_> {
             let index = self.index;
             match self.check(&member, &key) {
                 Ok(label) => {
-                    let image = tar.body().await?.into();
+                    let image = tar.body().await?;
                     let source = self.source.to_owned();
                     self.out.sample(Sample { source, key, index, label, caption: None, original: None, image }).await?;
                 }

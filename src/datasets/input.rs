@@ -1,14 +1,17 @@
 //! The plain bytes of an archive: an object's chunks, gunzipped where the first two bytes are gzip's (the name says nothing).
 
 use super::DatasetError;
+use super::lend::Chunk;
 use super::range_reader::RangeReader;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
 use std::io::{self, Write};
 
 /// How much compressed data is unpacked at a time. Deflate gives at most 1032 bytes for one, so 16 MiB bounds the result.
 const PIECE: usize = 16 << 10;
 
+/// What is reserved at once for bytes that may not be there.
+const RESERVED: usize = 1 << 20;
 /// Bytes that tell every compression known here.
 const LONGEST_MAGIC: usize = 6;
 
@@ -32,7 +35,7 @@ pub(super) struct Input {
     /// Compressed bytes not unpacked yet.
     packed: Bytes,
     /// Plain bytes not consumed yet.
-    plain: Bytes,
+    plain: Chunk,
     /// What went wrong after the bytes in `plain`.
     failure: Option<InputError>,
     position: u64,
@@ -60,22 +63,36 @@ impl Input {
     pub(super) async fn read(&mut self, count: usize, into: &mut Vec<u8>) -> Result<usize, InputError> {
         let mut done = 0;
         while done < count && self.fill().await? {
-            let n = self.plain.len().min(count - done);
-            into.extend_from_slice(&self.plain[..n]);
-            self.plain.advance(n);
+            let rest = self.plain.rest();
+            let n = rest.len().min(count - done);
+            into.extend_from_slice(&rest[..n]);
+            self.plain.skip(n);
             self.position += n as u64;
             done += n;
         }
         Ok(done)
     }
 
+    /// The next `count` bytes, fewer at the end; without a copy where they lie in one chunk. Memory is taken as they come: a
+    /// count that is not true costs nothing.
+    pub(super) async fn take(&mut self, count: usize) -> Result<Bytes, InputError> {
+        if self.fill().await? && self.plain.rest().len() >= count && self.gunzip.is_none() {
+            self.position += count as u64;
+            return Ok(self.plain.take(count, self.source.lender()));
+        }
+        let mut taken = Vec::with_capacity(count.min(RESERVED));
+        self.read(count, &mut taken).await?;
+        Ok(taken.into())
+    }
+
     /// Passes over the next `count` bytes, without fetching them where the store allows. Returns how many: fewer at the end.
     pub(super) async fn skip(&mut self, count: u64) -> Result<u64, InputError> {
         let mut done = 0;
-        while done < count && (self.gunzip.is_some() || !self.plain.is_empty() || !self.started) && self.fill().await? {
-            let n = self.plain.len().min(usize::try_from(count - done).unwrap_or(usize::MAX));
-            self.plain.advance(n);
-            done += n as u64;
+        while done < count
+            && (self.gunzip.is_some() || !self.plain.rest().is_empty() || !self.started)
+            && self.fill().await?
+        {
+            done += self.plain.skip(usize::try_from(count - done).unwrap_or(usize::MAX)) as u64;
         }
         if done < count && self.gunzip.is_none() {
             done += self.source.skip(count - done);
@@ -86,14 +103,14 @@ impl Input {
 
     /// Sees to it that `plain` holds something; false at the end.
     async fn fill(&mut self) -> Result<bool, InputError> {
-        while self.plain.is_empty() {
+        while self.plain.rest().is_empty() {
             if let Some(failure) = self.failure.take() {
                 return Err(failure);
             }
             if self.packed.is_empty() {
                 match self.source.chunk().await? {
                     Some(chunk) if self.gunzip.is_some() => self.packed = chunk,
-                    Some(chunk) if self.started => self.plain = chunk,
+                    Some(chunk) if self.started => self.plain = Chunk::new(chunk),
                     Some(chunk) => self.begin(chunk).await?,
                     None => return self.finish(),
                 }
@@ -120,7 +137,7 @@ impl Input {
             [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(InputError::OtherCompression("zstd")),
             [b'B', b'Z', b'h', ..] => return Err(InputError::OtherCompression("bzip2")),
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => return Err(InputError::OtherCompression("xz")),
-            _ => self.plain = first,
+            _ => self.plain = Chunk::new(first),
         }
         Ok(())
     }
@@ -132,7 +149,7 @@ impl Input {
         if let Err(error) = decoder.write_all(&piece) {
             self.failure = Some(broken(error));
         }
-        self.plain = std::mem::take(decoder.get_mut()).into();
+        self.plain = Chunk::new(std::mem::take(decoder.get_mut()).into());
     }
 
     fn finish(&mut self) -> Result<bool, InputError> {
@@ -141,8 +158,8 @@ impl Input {
         if let Err(error) = decoder.try_finish() {
             self.failure = Some(broken(error));
         }
-        self.plain = std::mem::take(decoder.get_mut()).into();
-        match (self.plain.is_empty(), self.failure.take()) {
+        self.plain = Chunk::new(std::mem::take(decoder.get_mut()).into());
+        match (self.plain.rest().is_empty(), self.failure.take()) {
             (true, Some(failure)) => Err(failure),
             (empty, failure) => {
                 self.failure = failure;

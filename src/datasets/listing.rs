@@ -7,6 +7,7 @@
 use super::brace;
 use super::caption_table;
 use super::inquire::{self, parse_path};
+use super::lend::Lender;
 use super::range_reader::{Object, ReadAhead};
 use super::store::Location;
 use super::{DatasetError, Source, Unit};
@@ -33,6 +34,7 @@ pub struct Files {
     wanted: Wanted,
     beside: &'static [&'static str],
     listing: OnceCell<Listing>,
+    lender: Lender,
 }
 
 impl Files {
@@ -43,7 +45,7 @@ impl Files {
 
     /// Like [`Files::new`]; also notes what lies beside the files and ends in one of `beside`: see [`Listing::find_with`].
     pub fn with(location: Location, wanted: Wanted, beside: &'static [&'static str]) -> Files {
-        Files { location, wanted, beside, listing: OnceCell::new() }
+        Files { location, wanted, beside, listing: OnceCell::new(), lender: Lender::default() }
     }
 
     /// The files; the store is asked once.
@@ -68,7 +70,8 @@ impl Files {
     /// A file of the listing, as it was when it was listed.
     pub async fn open(&self, file: &Source, read_ahead: &ReadAhead) -> Result<Object, DatasetError> {
         let path = self.listing().await?.location(&file.path)?;
-        Ok(Object::new(Arc::clone(&self.location.store), path, file, read_ahead))
+        let object = Object::new(Arc::clone(&self.location.store), path, file, read_ahead);
+        Ok(object.placed(self.location.local, &self.lender))
     }
 
     /// The object behind a unit of one file, as it was when it was listed.

@@ -1,7 +1,8 @@
 //! A list of names, sorted as an LMDB's keys are, so that it can be split along the tree.
 
 use super::DatasetError;
-use super::folder::{IMAGES, read_list};
+use super::folder::IMAGES;
+use super::name_list::read_list;
 use std::ops::Range;
 
 const NAMED_IN_MESSAGE: usize = 5;

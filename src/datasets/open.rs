@@ -150,7 +150,8 @@ pub struct DatasetOptions {
     /// The largest encoded image, in bytes; larger ones are passed over and rejected as `too_large`. A page of a Parquet file,
     /// which holds many, may have 16 times as many.
     pub max_bytes: u64,
-    /// How many images make a work unit, where a unit is a block of files or a slice of a file. Part of the dataset's selection: other units have other names.
+    /// How many images make a work unit, where a unit is a block of files or a slice of a file. Part of the dataset's
+    /// selection: other units have other names.
     pub unit_rows: u64,
     /// Folders and LMDBs: how many images are asked for at a time, and how many bytes of them wait at most.
     pub parallel_files: usize,

@@ -4,7 +4,7 @@ use super::fields::Problem;
 use super::finished::{self, Shards};
 use super::listing::{Files, Wanted};
 use super::open::DatasetOptions;
-use super::parquet_columns::{Columns, Row};
+use super::parquet_columns::{Columns, Pages, Row, with_views};
 use super::parquet_source::{Remote, footer};
 use super::range_reader::Object;
 use super::recent::Recent;
@@ -76,6 +76,36 @@ struct File {
     groups: Vec<Range<u64>>,
 }
 
+impl File {
+    /// The row groups that start within `rows`, with theirs.
+    fn wanted(&self, rows: &Range<u64>) -> impl Iterator<Item = (usize, &Range<u64>)> {
+        self.groups.iter().enumerate().filter(|(_, group)| !group.is_empty() && rows.contains(&group.start))
+    }
+
+    /// The columns that are read.
+    fn mask(&self) -> ProjectionMask {
+        let fields = self.metadata.schema().fields();
+        let roots = self.columns.names().filter_map(|name| fields.find(name)).map(|(at, _)| at);
+        ProjectionMask::roots(self.metadata.parquet_schema(), roots)
+    }
+
+    /// Where the columns of these rows lie, as the footer tells.
+    fn places(&self, rows: &Range<u64>) -> Vec<Range<u64>> {
+        let mask = self.mask();
+        let groups = self.wanted(rows).map(|(group, _)| self.metadata.metadata().row_group(group));
+        let columns = groups.flat_map(|group| group.columns().iter().enumerate());
+        columns.filter(|(leaf, _)| mask.leaf_included(*leaf)).filter_map(|(_, column)| place(column)).collect()
+    }
+}
+
+/// Where a column of a row group lies; `None` where the footer says nonsense.
+fn place(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
+    let data = column.data_page_offset();
+    let start = u64::try_from(column.dictionary_page_offset().map_or(data, |dictionary| dictionary.min(data))).ok()?;
+    let end = start.checked_add(u64::try_from(column.compressed_size()).ok()?)?;
+    Some(start..end)
+}
+
 impl ParquetImages {
     /// A reader of the files at `location`; of `options` it uses labels, classes, captions, limits, unit rows and read-ahead.
     pub fn new(location: Location, table: Table, options: DatasetOptions) -> ParquetImages {
@@ -118,7 +148,11 @@ impl ParquetImages {
         };
         // The types of the file's own schema suffice; the Arrow schema inside is one more thing that may be damaged.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let made = catch_unwind(AssertUnwindSafe(|| ArrowReaderMetadata::try_new(metadata, options)));
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let plain = ArrowReaderMetadata::try_new(metadata, options)?;
+            let views = ArrowReaderOptions::new().with_schema(with_views(plain.schema()));
+            ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), views)
+        }));
         let metadata = match made {
             Ok(Ok(metadata)) => metadata,
             Ok(Err(error)) => return damaged(error.to_string()),
@@ -163,12 +197,12 @@ impl ParquetImages {
         }
         let rows = unit.range.clone().unwrap_or(0..u64::MAX);
         let (sender, receiver) = async_channel::bounded(1);
-        let (options, ahead) = (self.options.clone(), &self.options.read_ahead);
-        let (block, parallel) = (ahead.chunk, ahead.parallel);
+        let options = self.options.clone();
+
         let pages = self.options.max_bytes.saturating_mul(PAGE_IMAGES);
         let thread = tokio::task::spawn_blocking(move || match file.as_ref() {
             Ok(file) => {
-                let remote = Remote::new(file.object.clone(), block, parallel, pages, sender.clone());
+                let remote = Remote::new(file.object.clone(), file.places(&rows), pages, sender.clone());
                 read_groups(file, remote, &rows, &options, &sender)
             }
             Err(_) => Ok(()),
@@ -239,10 +273,7 @@ fn read_groups(
     options: &DatasetOptions,
     listener: &Listener,
 ) -> Result<(), DatasetError> {
-    for (group, place) in file.groups.iter().enumerate().filter(|(_, place)| !place.is_empty()) {
-        if !rows.contains(&place.start) {
-            continue;
-        }
+    for (group, place) in file.wanted(rows) {
         let mut next = place.start;
         // Other people's code on a stranger's bytes: should it panic, one row group is lost.
         let read = catch_unwind(AssertUnwindSafe(|| read_group(file, &remote, group, &mut next, options, listener)));
@@ -286,22 +317,21 @@ fn read_group(
     let rows = u64::try_from(of_group.num_rows()).unwrap_or(0).max(1);
     let row_bytes = u64::try_from(of_group.total_byte_size()).unwrap_or(0) / rows;
     let batch = (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS);
-    let roots: Vec<usize> =
-        file.columns.names().filter_map(|name| file.metadata.schema().fields().find(name)).map(|(at, _)| at).collect();
-    let mask = ProjectionMask::roots(file.metadata.parquet_schema(), roots);
     // No page is larger than its column, in the file or unpacked; some writers count a little less than there is.
     let column = |column: &ColumnChunkMetaData| column.uncompressed_size().max(column.compressed_size());
     let largest = of_group.columns().iter().map(column).max().unwrap_or(0);
     let pages = u64::try_from(largest).unwrap_or(0).saturating_mul(2).saturating_add(PAGE_SLACK);
-    let remote = remote.with_pages_below(pages);
+    let start = of_group.columns().iter().filter_map(place).map(|place| place.start).min().unwrap_or(0);
+    let remote = remote.from(start, pages);
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(remote, file.metadata.clone())
         .with_row_groups(vec![group])
-        .with_projection(mask)
+        .with_projection(file.mask())
         .with_batch_size(batch as usize)
         .build()?;
+    let mut pages = Pages::new(&file.object);
     for batch in reader {
         let batch = batch?;
-        let found = file.columns.rows(&batch, options)?;
+        let found = file.columns.rows(&batch, options, &mut pages)?;
         let first = *next;
         *next += batch.num_rows() as u64;
         listener.send_blocking(Found::Rows(first, found)).map_err(|_| ReadError::Gone)?;

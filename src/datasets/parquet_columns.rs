@@ -1,16 +1,22 @@
 //! Which columns of a Parquet file are read, and what a row of them is (FORMATS §4, §5, §6).
 
 use super::fields::{self, Problem, readable};
+use super::lend::{Chunk, Lender};
 use super::open::{Captions, DatasetOptions};
 use super::parquet::Table;
+use super::parquet_source::block_limit;
+use super::range_reader::Object;
 use crate::reject::Reason;
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, Int64Array, RecordBatch};
+use arrow::buffer::Buffer;
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Fields, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use parquet::file::metadata::ParquetMetaData;
 use serde_json::Value;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The columns that are read, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +73,20 @@ fn is_image(kind: &DataType) -> bool {
         DataType::Struct(fields) => fields.find("bytes").is_some_and(|(_, field)| is_bytes(field.data_type())),
         other => is_bytes(other),
     }
+}
+
+/// A file's schema with views in place of bytes: such columns are parts of their pages, where others are copies.
+pub(super) fn with_views(schema: &Schema) -> SchemaRef {
+    fn views(field: &FieldRef) -> FieldRef {
+        let kind = match field.data_type() {
+            DataType::Binary => DataType::BinaryView,
+            DataType::Struct(fields) => DataType::Struct(fields.iter().map(views).collect()),
+            other => other.clone(),
+        };
+        Arc::new(Field::clone(field).with_data_type(kind))
+    }
+    let fields: Fields = schema.fields().iter().map(views).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
 impl Columns {
@@ -127,10 +147,16 @@ impl Columns {
         [self.image.as_str()].into_iter().chain(others.map(String::as_str))
     }
 
-    /// The rows of a batch.
-    pub(super) fn rows(&self, batch: &RecordBatch, options: &DatasetOptions) -> Result<Vec<Row>, ArrowError> {
+    /// The rows of a batch; their images are parts of its pages as far as these may be lent.
+    pub(super) fn rows(
+        &self,
+        batch: &RecordBatch,
+        options: &DatasetOptions,
+        pages: &mut Pages,
+    ) -> Result<Vec<Row>, ArrowError> {
         let parts = Parts::new(self, batch)?;
-        Ok((0..batch.num_rows()).map(|row| parts.row(row, self, options)).collect())
+        pages.turn(&parts.image);
+        Ok((0..batch.num_rows()).map(|row| parts.row(row, self, options, pages)).collect())
     }
 }
 
@@ -145,9 +171,49 @@ fn lacks_image(table: Table, fields: &Fields) -> String {
     format!("it has no column of images (bytes, or a struct with bytes) among {}{hint}", names.join(", "))
 }
 
+/// The pages that the images of a batch are parts of. A page may go on in the next batch.
+pub(super) struct Pages {
+    pages: Vec<(Buffer, Chunk)>,
+    lender: Lender,
+    /// What a page may keep in memory that is smaller.
+    block: usize,
+}
+
+impl Pages {
+    /// Those of a file; none so far.
+    pub(super) fn new(object: &Object) -> Pages {
+        let block = block_limit(object.read_ahead().chunk);
+        Pages {
+            pages: Vec::new(),
+            lender: object.lender().clone(),
+            block: usize::try_from(block).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Turns to those of the next batch.
+    fn turn(&mut self, images: &BinaryViewArray) {
+        let mut before = std::mem::take(&mut self.pages);
+        for page in images.data_buffers().iter() {
+            let known = before.iter().position(|(known, _)| known.ptr_eq(page)).map(|at| before.swap_remove(at));
+            let new = || (page.clone(), Chunk::within(Bytes::from_owner(page.clone()), self.block));
+            self.pages.push(known.unwrap_or_else(new));
+        }
+    }
+
+    /// An image of the batch: in place, as far as may be lent.
+    fn image(&mut self, image: &[u8]) -> Bytes {
+        let found = self.pages.iter_mut().find_map(|(_, page)| place(page.rest(), image).map(|place| (page, place)));
+        match found {
+            Some((page, place)) => page.part(place, &self.lender),
+            // A few bytes lie in the view itself.
+            None => Bytes::copy_from_slice(image),
+        }
+    }
+}
+
 /// A batch's columns, of known types.
 struct Parts {
-    image: BinaryArray,
+    image: BinaryViewArray,
     /// Where the struct itself is null.
     nulls: Option<ArrayRef>,
     path: Option<BinaryArray>,
@@ -181,7 +247,7 @@ impl Parts {
         };
         let path = path.filter(|path| is_text(path.data_type()));
         Ok(Parts {
-            image: binary(bytes)?,
+            image: cast(bytes, &DataType::BinaryView)?.as_binary_view().clone(),
             nulls: nulls.cloned(),
             path: path.map(binary).transpose()?,
             label,
@@ -192,13 +258,16 @@ impl Parts {
         })
     }
 
-    fn row(&self, row: usize, columns: &Columns, options: &DatasetOptions) -> Row {
+    fn row(&self, row: usize, columns: &Columns, options: &DatasetOptions, pages: &mut Pages) -> Row {
         if let Some(status) = value(&self.status, row).filter(|status| *status != b"success") {
             return Row::Failed { status: readable(status) };
         }
         let key = value(&self.key, row).or_else(|| value(&self.path, row)).filter(|key| !key.is_empty()).map(readable);
         match self.sample(row, columns, options) {
-            Ok((image, label, caption)) => Row::Sample { key, image, label, caption, original: self.original(row) },
+            Ok((label, caption)) => {
+                let image = pages.image(self.image.value(row));
+                Row::Sample { key, image, label, caption, original: self.original(row) }
+            }
             Err(problem) => Row::Bad { key, problem },
         }
     }
@@ -208,7 +277,7 @@ impl Parts {
         row: usize,
         columns: &Columns,
         options: &DatasetOptions,
-    ) -> Result<(Bytes, Option<i32>, Option<String>), Problem> {
+    ) -> Result<(Option<i32>, Option<String>), Problem> {
         let missing = |what: &str| (Reason::MissingField, what.to_owned());
         if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return Err(missing("its image is null"));
@@ -216,11 +285,10 @@ impl Parts {
         if self.image.is_null(row) {
             return Err(missing("its image has no bytes in the file, at most a path"));
         }
-        let image = self.image.value(row);
-        fields::check_image(image.len() as u64, options)?;
+        fields::check_image(self.image.value(row).len() as u64, options)?;
         let label = self.label(row, columns, options)?;
         let caption = value(&self.caption, row).map(|text| fields::caption(text, "caption")).transpose()?;
-        Ok((Bytes::copy_from_slice(image), label, caption))
+        Ok((label, caption))
     }
 
     fn original(&self, row: usize) -> Option<(u32, u32)> {
@@ -245,6 +313,13 @@ impl Parts {
         }
         fields::label(number, options).map(Some)
     }
+}
+
+/// Where in `whole` the slice `part` lies, if it is one of it.
+fn place(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= whole.len()).then_some(start..end)
 }
 
 fn value(array: &Option<BinaryArray>, row: usize) -> Option<&[u8]> {

@@ -1,13 +1,13 @@
 //! A Parquet file in an object store as the synchronous source that the page readers of the `parquet` crate want.
 //!
 //! They read a column page by page, where the crate's asynchronous reader fetches a row group's columns whole: row groups of
-//! images may have gigabytes. Reading happens on a blocking thread; what it asks for is served from blocks of the usual
-//! request size that are fetched ahead.
+//! images may have gigabytes. Reading happens on a blocking thread; what it asks for is served from blocks that are fetched
+//! ahead. Which blocks, the footer tells: neighbouring columns are one together where they are small, and a large one is several.
 
 use super::DatasetError;
 use super::fields::Problem;
 use super::page_sizes::PageSizes;
-use super::range_reader::Object;
+use super::range_reader::{Object, ReadAhead};
 use super::task::Task;
 use crate::reject::Reason;
 use bytes::{Bytes, BytesMut};
@@ -17,6 +17,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,12 +83,13 @@ pub(super) struct Remote {
 
 struct Shared {
     object: Object,
-    block: u64,
-    parallel: usize,
+    /// The blocks that will be asked for, in the file's order.
+    plan: Vec<Range<u64>>,
     runtime: Handle,
     /// Resolves when nobody waits for what is read.
     heard: Box<dyn Fn() -> futures::future::BoxFuture<'static, ()> + Send + Sync>,
-    blocks: Mutex<VecDeque<(u64, Block)>>,
+    /// Those that were asked for, the last used ones last.
+    blocks: Mutex<VecDeque<(Range<u64>, Block)>>,
     failure: Mutex<Option<DatasetError>>,
 }
 
@@ -101,12 +103,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Remote {
-    /// Must be called inside a tokio runtime. In memory are at most `2 * (parallel + 1)` blocks, and the page being read, which
-    /// may have `page_limit` bytes.
+    /// Must be called inside a tokio runtime. The `columns` are where the columns that will be read lie. In memory are at most as
+    /// many bytes as `2 * (parallel + 1)` chunks of the object's read-ahead have, and the page being read, which may have
+    /// `page_limit` bytes.
     pub(super) fn new<T: Send + 'static>(
         object: Object,
-        block: u64,
-        parallel: usize,
+        columns: Vec<Range<u64>>,
         page_limit: u64,
         listener: async_channel::Sender<T>,
     ) -> Remote {
@@ -115,19 +117,19 @@ impl Remote {
             Box::pin(async move { listener.closed().await })
         });
         let shared = Shared {
-            object,
-            block: block.max(1),
-            parallel,
+            plan: plan(columns, object.read_ahead().chunk, object.size()),
             runtime: Handle::current(),
             heard,
             blocks: Mutex::default(),
             failure: Mutex::default(),
+            object,
         };
         Remote { shared: Arc::new(shared), page_limit }
     }
 
-    /// The same file with a limit on pages that is not above `limit`.
-    pub(super) fn with_pages_below(&self, limit: u64) -> Remote {
+    /// The same file from `start` on, with a limit on pages that is not above `limit`: blocks before it are forgotten.
+    pub(super) fn from(&self, start: u64, limit: u64) -> Remote {
+        lock(&self.shared.blocks).retain(|(range, _)| range.end > start);
         Remote { shared: Arc::clone(&self.shared), page_limit: self.page_limit.min(limit) }
     }
 
@@ -136,33 +138,51 @@ impl Remote {
         lock(&self.shared.failure).take()
     }
 
-    /// The block at `index`, and those after it asked for.
-    fn block(&self, index: u64) -> Result<Bytes, ParquetError> {
-        let shared = &self.shared;
-        let mut blocks = lock(&shared.blocks);
-        let last = shared.object.size().saturating_sub(1) / shared.block;
-        for wanted in index..=last.min(index.saturating_add(shared.parallel as u64)) {
-            let known = blocks.iter().position(|(at, _)| *at == wanted).and_then(|at| blocks.remove(at));
-            let block = known.unwrap_or_else(|| {
-                let start = wanted * shared.block;
-                let range = start..shared.object.size().min(start.saturating_add(shared.block));
-                let object = shared.object.clone();
-                (wanted, Block::Coming(Task::spawn(async move { object.get(range).await })))
-            });
-            blocks.push_back(block);
+    /// The block that holds `position` and where it begins; those after it are asked for.
+    fn block(&self, position: u64) -> Result<(u64, Bytes), ParquetError> {
+        let (object, plan) = (&self.shared.object, &self.shared.plan);
+        let ReadAhead { chunk, parallel, .. } = *object.read_ahead();
+        let next = plan.partition_point(|range| range.end <= position);
+        let mut blocks = lock(&self.shared.blocks);
+        let (wanted, after) = match plan.get(next..).and_then(<[_]>::split_first) {
+            Some((range, after)) if range.start <= position => (range.clone(), after),
+            // Not where the footer says that a column is.
+            next => {
+                let limit = next.map_or(object.size(), |(range, _)| range.start);
+                let known = blocks.iter().map(|(range, _)| range).find(|range| range.contains(&position));
+                let new = || position..limit.min(position.saturating_add(chunk.max(1)));
+                (known.cloned().unwrap_or_else(new), &[][..])
+            }
+        };
+        let mut room = chunk.saturating_mul(parallel as u64);
+        let fits = |range: &&Range<u64>| {
+            let left = room.checked_sub(length(range));
+            room = left.unwrap_or(0);
+            left.is_some()
+        };
+        let ahead: Vec<&Range<u64>> = after.iter().take_while(fits).collect();
+        for range in ahead.into_iter().rev().chain([&wanted]) {
+            let block = match blocks.iter().position(|(known, _)| known == range).and_then(|at| blocks.remove(at)) {
+                Some((_, block)) => block,
+                None => {
+                    let (object, range) = (object.clone(), range.clone());
+                    Block::Coming(Task::spawn(async move { object.get(range).await }))
+                }
+            };
+            blocks.push_back((range.clone(), block));
         }
-        while blocks.len() > 2 * (shared.parallel + 1) {
+        let limit = chunk.saturating_mul(2 * (parallel as u64 + 1));
+        while blocks.len() > 1 && blocks.iter().map(|(range, _)| length(range)).sum::<u64>() > limit {
             blocks.pop_front();
         }
-        let lost = || ParquetError::General("the block is not there".to_owned());
-        let at = blocks.iter().position(|(at, _)| *at == index).ok_or_else(lost)?;
-        let (_, block) = blocks.remove(at).ok_or_else(lost)?;
+        let (range, block) = blocks.pop_back().ok_or_else(|| ParquetError::General("no block is there".to_owned()))?;
         let bytes = match block {
             Block::Here(bytes) => bytes,
             Block::Coming(task) => self.wait(task)?,
         };
-        blocks.push_back((index, Block::Here(bytes.clone())));
-        Ok(bytes)
+        let start = range.start;
+        blocks.push_back((range, Block::Here(bytes.clone())));
+        Ok((start, bytes))
     }
 
     fn wait(&self, task: Task<Bytes>) -> Result<Bytes, ParquetError> {
@@ -185,10 +205,44 @@ impl Remote {
         if position >= self.shared.object.size() {
             return Ok(Bytes::new());
         }
-        let block = self.block(position / self.shared.block)?;
-        let from = ((position % self.shared.block) as usize).min(block.len());
+        let (start, block) = self.block(position)?;
+        let from = usize::try_from(position - start).unwrap_or(usize::MAX).min(block.len());
         Ok(block.slice(from..block.len().min(from.saturating_add(most))))
     }
+}
+
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
+
+/// The most bytes of a block.
+pub(super) fn block_limit(chunk: u64) -> u64 {
+    chunk.max(1).saturating_mul(2)
+}
+
+/// The blocks to fetch of a file in which these columns are read: neighbours together up to twice the usual request size, and in
+/// steps of that size what has more.
+fn plan(mut columns: Vec<Range<u64>>, chunk: u64, size: u64) -> Vec<Range<u64>> {
+    let chunk = chunk.max(1);
+    columns.sort_unstable_by_key(|column| column.start);
+    let mut plan: Vec<Range<u64>> = Vec::new();
+    for column in columns {
+        let mut start = column.start.max(plan.last().map_or(0, |last| last.end));
+        let end = column.end.min(size);
+        match plan.last_mut() {
+            Some(last) if last.end == start && end.saturating_sub(last.start) <= block_limit(chunk) => {
+                last.end = end.max(last.end);
+            }
+            _ => {
+                while start < end {
+                    let step = if end - start <= block_limit(chunk) { end - start } else { chunk };
+                    plan.push(start..start + step);
+                    start += step;
+                }
+            }
+        }
+    }
+    plan
 }
 
 impl Length for Remote {
@@ -243,5 +297,20 @@ impl Read for At {
         self.position += bytes.len() as u64;
         self.sizes.check(&bytes).map_err(io::Error::other)?;
         Ok(bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_follow_the_columns() {
+        let of = |columns: &[Range<u64>]| plan(columns.to_vec(), 10, 1000);
+        assert_eq!(of(&[4..24, 24..25, 25..27]), [4..24, 24..27], "neighbours that are small go together");
+        assert_eq!(of(&[24..27, 4..25]), [4..14, 14..27], "more than twice the request size is cut");
+        assert_eq!(of(&[4..6, 7..9]), [4..6, 7..9], "what is not asked for is not fetched");
+        assert_eq!(of(&[0..8, 4..12, 2..3]), vec![0..12], "overlaps are fetched once");
+        assert_eq!(of(&[990..2000, 5..5, 3000..4000]), vec![990..1000], "beyond the file there is nothing");
     }
 }

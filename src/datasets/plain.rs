@@ -1,6 +1,7 @@
 //! The plain bytes of an object that may be compressed with zstd, in order, never held whole.
 
 use super::DatasetError;
+use super::lend::Chunk;
 use super::range_reader::RangeReader;
 use bytes::{Buf, Bytes};
 use zstd::stream::raw::{Decoder, Operation};
@@ -26,7 +27,7 @@ pub(super) enum PlainError {
 pub(super) struct Plain {
     source: RangeReader,
     zstd: Option<Box<Zstd>>,
-    plain: Bytes,
+    plain: Chunk,
     position: u64,
 }
 
@@ -40,7 +41,7 @@ struct Zstd {
 
 impl Plain {
     pub(super) fn new(source: RangeReader) -> Plain {
-        Plain { source, zstd: None, plain: Bytes::new(), position: 0 }
+        Plain { source, zstd: None, plain: Chunk::default(), position: 0 }
     }
 
     /// Over compressed data.
@@ -61,18 +62,19 @@ impl Plain {
     pub(super) async fn take(&mut self, count: u64) -> Result<Bytes, PlainError> {
         let count = usize::try_from(count).map_err(|_| PlainError::Truncated)?;
         self.fill().await?;
-        if self.plain.len() >= count {
+        if self.plain.rest().len() >= count {
             self.position += count as u64;
-            return Ok(self.plain.split_to(count));
+            return Ok(self.plain.take(count, self.source.lender()));
         }
         let mut taken = Vec::new();
         while taken.len() < count {
             if !self.fill().await? {
                 return Err(PlainError::Truncated);
             }
-            let n = self.plain.len().min(count - taken.len());
-            taken.extend_from_slice(&self.plain[..n]);
-            self.plain.advance(n);
+            let rest = self.plain.rest();
+            let n = rest.len().min(count - taken.len());
+            taken.extend_from_slice(&rest[..n]);
+            self.plain.skip(n);
             self.position += n as u64;
         }
         Ok(taken.into())
@@ -82,7 +84,7 @@ impl Plain {
     pub(super) async fn skip(&mut self, count: u64) -> Result<(), PlainError> {
         let mut left = count;
         while left > 0 {
-            if self.plain.is_empty() && self.zstd.is_none() {
+            if self.plain.rest().is_empty() && self.zstd.is_none() {
                 let passed = self.source.skip(left);
                 self.position += passed;
                 return if passed == left { Ok(()) } else { Err(PlainError::Truncated) };
@@ -90,20 +92,19 @@ impl Plain {
             if !self.fill().await? {
                 return Err(PlainError::Truncated);
             }
-            let n = self.plain.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            self.plain.advance(n);
-            self.position += n as u64;
-            left -= n as u64;
+            let n = self.plain.skip(usize::try_from(left).unwrap_or(usize::MAX)) as u64;
+            self.position += n;
+            left -= n;
         }
         Ok(())
     }
 
     /// Sees to it that `plain` holds something; false at the end.
     async fn fill(&mut self) -> Result<bool, PlainError> {
-        while self.plain.is_empty() {
+        while self.plain.rest().is_empty() {
             let Some(zstd) = &mut self.zstd else {
                 match self.source.chunk().await? {
-                    Some(chunk) => self.plain = chunk,
+                    Some(chunk) => self.plain = Chunk::new(chunk),
                     None => return Ok(false),
                 }
                 continue;
@@ -118,8 +119,8 @@ impl Plain {
             if ended && !zstd.open {
                 return Ok(false);
             }
-            self.plain = zstd.unpack()?;
-            if ended && self.plain.is_empty() {
+            self.plain = Chunk::new(zstd.unpack()?);
+            if ended && self.plain.rest().is_empty() {
                 return Err(PlainError::Truncated);
             }
         }

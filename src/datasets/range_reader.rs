@@ -5,6 +5,8 @@
 //! received. Every answer must come from the same version of the object: the same size and the same entity tag or, where the
 //! store gives none, the same time of change. Else the unit fails with [`DatasetError::Changed`].
 
+use super::lend::Lender;
+use super::pieces::{self, Pieces};
 use super::task::Task;
 use super::{DatasetError, Source};
 use crate::retry::{Failures, Retries, ended_early};
@@ -13,6 +15,8 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -27,6 +31,10 @@ pub struct ReadAhead {
     /// on top, for each time.
     pub retries: Retries,
 }
+
+/// The most bytes that one read of a local file asks for: there is no latency to hide, and pieces that fit into the processor's
+/// cache are read from the page cache at twice the speed of large ones.
+const LOCAL_CHUNK: u64 = 2 << 20;
 
 impl Default for ReadAhead {
     fn default() -> Self {
@@ -70,6 +78,9 @@ pub struct Object {
     /// The version the first answer came from.
     version: Arc<OnceLock<Version>>,
     options: ReadAhead,
+    /// Whether its store hands out files.
+    local: bool,
+    lender: Lender,
 }
 
 impl Object {
@@ -88,7 +99,25 @@ impl Object {
             etag: source.etag.as_deref().map(Into::into),
             version: Arc::default(),
             options: options.clone(),
+            local: false,
+            lender: Lender::default(),
         }
+    }
+
+    /// The same object, which is a local file or not, and whose chunks count together with those of the other objects of
+    /// `lender`.
+    pub(super) fn placed(self, local: bool, lender: &Lender) -> Object {
+        Object { local, lender: lender.clone(), ..self }
+    }
+
+    /// What may be lent of its chunks.
+    pub(super) fn lender(&self) -> &Lender {
+        &self.lender
+    }
+
+    /// How it is read ahead.
+    pub(super) fn read_ahead(&self) -> &ReadAhead {
+        &self.options
     }
 
     /// Reads `range`, repeating and resuming as needed. Fails unless all bytes came from one version of the object.
@@ -136,8 +165,9 @@ impl Object {
         let wanted = range.end - range.start;
         let (before, parts) = (length(received), received.len());
         match result.payload {
-            // On a local disk: one read of the whole range, on a blocking thread.
-            GetResultPayload::File(..) => received.push(retries.piece(result.bytes()).await.map_err(failed)?),
+            GetResultPayload::File(file, _) => {
+                received.push(retries.piece(from_file(file, range)).await.map_err(failed)?);
+            }
             GetResultPayload::Stream(mut body) => {
                 while let Some(bytes) = retries.piece(body.try_next()).await.map_err(failed)? {
                     received.push(bytes);
@@ -153,6 +183,17 @@ impl Object {
             return Err(failed(ended_early(arrived, wanted)));
         }
         Ok(())
+    }
+
+    /// The pieces of `part` of a local file; `None` where it must be read by ranges, which tell what is wrong with it.
+    async fn pieces(&self, part: Range<u64>) -> Option<Pieces> {
+        let options = GetOptions { range: Some(part.clone().into()), ..GetOptions::default() };
+        let answer = self.options.retries.piece(self.store.get_opts(&self.path, options)).await.ok()?;
+        self.check(&answer.meta).ok()?;
+        match answer.payload {
+            GetResultPayload::File(file, _) => Some(Pieces::start(file, part, self.options.chunk.min(LOCAL_CHUNK))),
+            GetResultPayload::Stream(_) => None,
+        }
     }
 
     fn check(&self, meta: &ObjectMeta) -> Result<(), DatasetError> {
@@ -189,6 +230,24 @@ fn joined(mut parts: Vec<Bytes>) -> Bytes {
     all.freeze()
 }
 
+/// The bytes of a range of a local file.
+async fn from_file(mut file: File, range: Range<u64>) -> Result<Bytes, object_store::Error> {
+    let read = move || {
+        file.seek(SeekFrom::Start(range.start))?;
+        pieces::next(&mut file, range.end.saturating_sub(range.start))
+    };
+    let read = tokio::task::spawn_blocking(read).await?;
+    read.map_err(|source| object_store::Error::Generic { store: "LocalFileSystem", source: source.into() })
+}
+
+/// What follows the first `count` bytes, over which a skip may have gone. It owns its memory and no more.
+fn behind(bytes: Bytes, count: u64) -> Bytes {
+    match usize::try_from(count).unwrap_or(usize::MAX).min(bytes.len()) {
+        0 => bytes,
+        count => Bytes::copy_from_slice(&bytes[count..]),
+    }
+}
+
 /// Streams one object in order.
 pub struct RangeReader {
     object: Object,
@@ -199,6 +258,9 @@ pub struct RangeReader {
     /// Where the next request starts.
     next: u64,
     ahead: VecDeque<(Range<u64>, Task<Bytes>)>,
+    /// Whether the object is read as a file is, and what is coming of it.
+    in_pieces: bool,
+    pieces: Option<Pieces>,
 }
 
 impl RangeReader {
@@ -212,7 +274,9 @@ impl RangeReader {
     pub fn within(object: Object, part: Range<u64>) -> RangeReader {
         let end = part.end.min(object.size);
         let start = part.start.min(end);
-        RangeReader { object, end, position: start, next: start, ahead: VecDeque::new() }
+        // Where nothing is to be read ahead, steps are small and far apart.
+        let in_pieces = object.local && object.options.parallel > 0;
+        RangeReader { object, end, position: start, next: start, ahead: VecDeque::new(), in_pieces, pieces: None }
     }
 
     /// Size of the object in bytes.
@@ -227,6 +291,9 @@ impl RangeReader {
 
     /// The next bytes, `None` at the end. Must run inside a tokio runtime.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, DatasetError> {
+        if let Some(bytes) = self.piece().await {
+            return Ok(Some(bytes));
+        }
         while self.ahead.len() <= self.object.options.parallel && self.next < self.end {
             let range = self.next..self.end.min(self.next.saturating_add(self.object.options.chunk.max(1)));
             self.next = range.end;
@@ -235,10 +302,41 @@ impl RangeReader {
         }
         let Some((range, task)) = self.ahead.pop_front() else { return Ok(None) };
         let bytes = task.join().await?;
-        // A skip may have ended inside this range.
-        let behind = usize::try_from(self.position - range.start).unwrap_or(usize::MAX).min(bytes.len());
+        let bytes = behind(bytes, self.position - range.start);
         self.position = range.end;
-        Ok(Some(bytes.slice(behind..)))
+        Ok(Some(bytes))
+    }
+
+    /// The next bytes of a local file; `None` where ranges have to be asked for.
+    async fn piece(&mut self) -> Option<Bytes> {
+        while self.in_pieces && self.position < self.end {
+            // Far ahead of the thread it is not waited for.
+            let near = |pieces: &Pieces| self.position - pieces.position <= 2 * pieces.size;
+            let mut pieces = match self.pieces.take().filter(near) {
+                Some(pieces) => pieces,
+                None => match self.object.pieces(self.position..self.end).await {
+                    Some(pieces) => pieces,
+                    None => break,
+                },
+            };
+            let start = pieces.position;
+            let Ok(bytes) = self.object.options.retries.piece(pieces.next()).await else { break };
+            let end = pieces.position;
+            self.pieces = Some(pieces);
+            if end > self.position {
+                let bytes = behind(bytes, self.position - start);
+                (self.position, self.next) = (end, end);
+                return Some(bytes);
+            }
+        }
+        // Left before the end: what is wrong, ranges will tell.
+        self.in_pieces &= self.position >= self.end;
+        None
+    }
+
+    /// What may be lent of the chunks.
+    pub(super) fn lender(&self) -> &Lender {
+        &self.object.lender
     }
 
     /// Passes over `count` bytes of those not handed out yet; requests that lie wholly inside are dropped. Returns how many
@@ -256,64 +354,5 @@ impl RangeReader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use object_store::memory::InMemory;
-
-    async fn reader(size: u8, chunk: u64, parallel: usize) -> (Arc<InMemory>, RangeReader) {
-        let store = Arc::new(InMemory::new());
-        let data: Vec<u8> = (0..size).collect();
-        store.put(&Path::from("o"), data.into()).await.unwrap();
-        let source = Source { path: "o".into(), size: size.into(), etag: None };
-        let options = ReadAhead { chunk, parallel, retries: Retries { attempts: 1, ..Retries::default() } };
-        (store.clone(), RangeReader::new(Object::new(store, Path::from("o"), &source, &options)))
-    }
-
-    #[tokio::test]
-    async fn chunks_join_to_the_object() {
-        for (size, chunk, parallel) in [(0, 4, 1), (1, 4, 0), (8, 4, 1), (100, 7, 3), (100, 1000, 2)] {
-            let (_store, mut reader) = reader(size, chunk, parallel).await;
-            let mut all = Vec::new();
-            while let Some(bytes) = reader.chunk().await.unwrap() {
-                all.extend_from_slice(&bytes);
-            }
-            assert_eq!(all, (0..size).collect::<Vec<u8>>(), "{size} {chunk} {parallel}");
-        }
-    }
-
-    #[tokio::test]
-    async fn skipping_lands_where_it_says() {
-        for skip in 0..=90u64 {
-            let (_store, mut reader) = reader(100, 8, 2).await;
-            assert_eq!(reader.chunk().await.unwrap().unwrap().len(), 8);
-            assert_eq!(reader.skip(skip), skip);
-            assert_eq!(reader.chunk().await.unwrap().unwrap()[0], 8 + skip as u8, "{skip}");
-        }
-        let (_store, mut reader) = reader(100, 8, 2).await;
-        assert_eq!(reader.skip(1000), 100);
-        assert_eq!(reader.chunk().await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_part_is_read_alone() {
-        for part in [0..100, 0..0, 13..14, 40..77, 90..200, 200..300] {
-            let (_store, whole) = reader(100, 8, 2).await;
-            let mut reader = RangeReader::within(whole.object, part.clone());
-            let mut all = Vec::new();
-            while let Some(bytes) = reader.chunk().await.unwrap() {
-                all.extend_from_slice(&bytes);
-            }
-            assert_eq!(all, (part.start.min(100) as u8..part.end.min(100) as u8).collect::<Vec<u8>>(), "{part:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_changed_object_is_noticed() {
-        let (store, mut reader) = reader(100, 8, 0).await;
-        reader.chunk().await.unwrap();
-        store.put(&Path::from("o"), vec![0; 100].into()).await.unwrap();
-        assert!(matches!(reader.chunk().await, Err(DatasetError::Changed { .. })));
-        store.put(&Path::from("o"), vec![0; 10].into()).await.unwrap();
-        assert!(matches!(reader.chunk().await, Err(DatasetError::Changed { .. })));
-    }
-}
+#[path = "range_reader_tests.rs"]
+mod tests;

@@ -61,8 +61,8 @@ pub(super) struct Group {
     /// Which known fields it has.
     pub(super) fields: u16,
     /// The preferred image so far; `Err` holds the size of one that is too large.
-    image: Option<(u16, Result<Vec<u8>, u64>)>,
-    texts: HashMap<u16, Vec<u8>>,
+    image: Option<(u16, Result<Bytes, u64>)>,
+    texts: HashMap<u16, Bytes>,
     problem: Option<(Reason, String)>,
 }
 
@@ -103,7 +103,7 @@ impl Group {
     }
 
     /// Takes the body that [`Group::member`] asked for.
-    pub(super) fn body(&mut self, field: &str, body: Vec<u8>) {
+    pub(super) fn body(&mut self, field: &str, body: Bytes) {
         match bit(field) {
             Some(bit) if bit & ANY_IMAGE != 0 => self.image = Some((bit, Ok(body))),
             Some(bit) => drop(self.texts.insert(bit, body)),
@@ -137,7 +137,7 @@ impl Group {
             Some((_, Ok(image))) if image.is_empty() => {
                 return Err((Reason::Empty, "its image has no bytes".to_owned()));
             }
-            Some((_, Ok(image))) => image.into(),
+            Some((_, Ok(image))) => image,
         };
         let mut json = None;
         let label = self.label(options, &mut json)?;
@@ -284,8 +284,8 @@ const TORN: &str = "its members do not lie together: other members of this key a
 
 impl Group {
     fn held(&self) -> usize {
-        let image = self.image.as_ref().and_then(|(_, image)| image.as_ref().ok()).map_or(0, Vec::len);
-        image + self.texts.values().map(Vec::len).sum::<usize>()
+        let image = self.image.as_ref().and_then(|(_, image)| image.as_ref().ok()).map_or(0, Bytes::len);
+        image + self.texts.values().map(Bytes::len).sum::<usize>()
     }
 }
 

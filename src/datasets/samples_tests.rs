@@ -8,7 +8,7 @@ fn group(key: &str, fields: &[(&str, &[u8])]) -> Group {
     let mut group = Group::new(key.to_owned());
     for (field, body) in fields {
         if group.member(field, Kind::File, body.len() as u64, 1000) == Want::Body {
-            group.body(field, body.to_vec());
+            group.body(field, Bytes::copy_from_slice(body));
         }
     }
     group
@@ -130,7 +130,7 @@ fn what_waits_is_bounded() {
     for n in 0..100 {
         let mut big = Group::new(n.to_string());
         big.member("jpg", Kind::File, 3 << 20, 1 << 30);
-        big.body("jpg", vec![0; 3 << 20]);
+        big.body("jpg", vec![0; 3 << 20].into());
         window.push(big);
         assert!(window.bytes <= WAITING_BYTES && window.waiting.len() <= WAITING);
     }

@@ -29,6 +29,8 @@ pub struct Location {
     pub patterns: Vec<String>,
     /// Whether the store can list (plain HTTP cannot).
     pub lists: bool,
+    /// Whether it is a disk of this machine, or mounted here.
+    pub local: bool,
     /// Whether its entity tags survive a copy of the data set: on local disks and in memory they do not.
     pub lasting_etags: bool,
 }
@@ -55,6 +57,7 @@ impl Location {
             store,
             url: url.to_owned(),
             lists: first.scheme != Scheme::Http,
+            local: first.scheme == Scheme::Local,
             lasting_etags: first.scheme != Scheme::Local,
             patterns: parts.into_iter().map(|part| part.path).collect(),
         })
@@ -69,7 +72,7 @@ impl Location {
     pub fn in_store(store: Arc<dyn ObjectStore>, pattern: &str) -> Location {
         let patterns =
             super::brace::split_list(pattern).into_iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
-        Location { store, url: pattern.to_owned(), patterns, lists: true, lasting_etags: false }
+        Location { store, url: pattern.to_owned(), patterns, lists: true, local: false, lasting_etags: false }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The reader of StyleGAN's zip archives. Its rules are told at [`StyleGanZip`].
 
 use super::fields::{self, Problem, readable};
-use super::folder::{named, read_list};
 use super::listing::{Files, Wanted};
+use super::name_list::{named, read_list};
 use super::open::{DatasetOptions, Labels};
 use super::range_reader::Object;
 use super::recent::Recent;

@@ -6,6 +6,7 @@
 use super::input::{Input, InputError};
 use super::{DatasetError, range_reader::RangeReader};
 use crate::reject::Reason;
+use bytes::Bytes;
 
 /// What headers and bodies fill up to.
 pub(super) const BLOCK: usize = 512;
@@ -105,8 +106,8 @@ impl Tar {
         loop {
             self.pass().await?;
             let at = self.input.position();
-            let mut block = Vec::with_capacity(BLOCK);
-            match self.read(BLOCK, &mut block).await? {
+            let block = self.take(BLOCK).await?;
+            match block.len() {
                 BLOCK => {}
                 0 if self.middle && !extended => return Ok(None),
                 0 if at == 0 => return Err(TarError::Empty),
@@ -178,14 +179,12 @@ impl Tar {
     }
 
     /// The body of the current member.
-    pub(super) async fn body(&mut self) -> Result<Vec<u8>, TarError> {
+    pub(super) async fn body(&mut self) -> Result<Bytes, TarError> {
         let at = self.input.position();
-        // The size is a claim until the bytes are there: no more than a chunk is reserved for it.
-        let mut bytes = Vec::with_capacity(usize::try_from(self.body.min(1 << 20)).unwrap_or_default());
         let wanted = usize::try_from(self.body).unwrap_or(usize::MAX);
-        let got = self.read(wanted, &mut bytes).await?;
+        let bytes = self.take(wanted).await?;
         self.body = 0;
-        match got == wanted {
+        match bytes.len() == wanted {
             true => Ok(bytes),
             false => Err(TarError::Truncated { at, what: "a member is cut" }),
         }
@@ -201,12 +200,12 @@ impl Tar {
         if passed < body { Err(TarError::Truncated { at, what: "a member is cut" }) } else { Ok(()) }
     }
 
-    async fn read(&mut self, count: usize, into: &mut Vec<u8>) -> Result<usize, TarError> {
-        self.input.read(count, into).await.map_err(|e| self.failed(e))
+    async fn take(&mut self, count: usize) -> Result<Bytes, TarError> {
+        self.input.take(count).await.map_err(|e| self.failed(e))
     }
 
     /// The body of an extended header.
-    async fn extension(&mut self, size: u64, limit: u64, at: u64) -> Result<Vec<u8>, TarError> {
+    async fn extension(&mut self, size: u64, limit: u64, at: u64) -> Result<Bytes, TarError> {
         if size > limit {
             return Err(TarError::Corrupt { at, what: format!("an extended header claims {size} bytes") });
         }
@@ -219,8 +218,8 @@ impl Tar {
     async fn sparse_map(&mut self) -> Result<(), TarError> {
         loop {
             let at = self.input.position();
-            let mut block = Vec::with_capacity(BLOCK);
-            if self.read(BLOCK, &mut block).await? != BLOCK {
+            let block = self.take(BLOCK).await?;
+            if block.len() != BLOCK {
                 return Err(TarError::Truncated { at, what: "a header is cut" });
             }
             if block.get(504) != Some(&1) {
@@ -231,8 +230,7 @@ impl Tar {
 
     /// After a block of zeros: a second one, or the end of the file, ends the archive; anything else was a hole in it.
     async fn end(&mut self, at: u64) -> Result<(), TarError> {
-        let mut block = Vec::with_capacity(BLOCK);
-        self.read(BLOCK, &mut block).await?;
+        let block = self.take(BLOCK).await?;
         if block.iter().any(|byte| *byte != 0) {
             return Err(TarError::Corrupt { at, what: HOLE.to_owned() });
         }
@@ -281,9 +279,13 @@ impl Header<'_> {
 
     /// Sum of all bytes, the checksum field itself counted as spaces; some old programs summed signed bytes.
     fn checksum_holds(&self) -> bool {
-        let byte = |(at, byte): (usize, &u8)| if (148..156).contains(&at) { b' ' } else { *byte };
-        let unsigned: i64 = self.0.iter().enumerate().map(|b| i64::from(byte(b))).sum();
-        let signed: i64 = self.0.iter().enumerate().map(|b| i64::from(byte(b).cast_signed())).sum();
+        let blanks = 8 * i64::from(b' ');
+        let sums = |of: fn(&u8) -> i64| -> i64 {
+            let sum = |bytes: &[u8]| -> i64 { bytes.iter().map(of).sum() };
+            sum(self.0) - sum(self.field(148..156)) + blanks
+        };
+        let unsigned = sums(|byte| i64::from(*byte));
+        let signed = sums(|byte| i64::from(byte.cast_signed()));
         let stored = self.number(148..156).and_then(|n| i64::try_from(n).ok());
         stored.is_some_and(|stored| stored == unsigned || stored == signed)
     }

@@ -28,7 +28,7 @@ async fn walk(bytes: Vec<u8>, chunk: u64) -> (Vec<(String, Kind, Vec<u8>)>, Opti
             Ok(Some(member)) => match tar.body().await {
                 Ok(body) => {
                     assert_eq!(body.len() as u64, member.size);
-                    members.push((String::from_utf8_lossy(&member.name).into_owned(), member.kind, body));
+                    members.push((String::from_utf8_lossy(&member.name).into_owned(), member.kind, body.to_vec()));
                 }
                 Err(error) => return (members, Some(error)),
             },

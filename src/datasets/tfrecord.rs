@@ -4,13 +4,14 @@ use super::bitmap::{Order, bitmap};
 use super::example::{Value, features};
 use super::fields::{self, Problem, readable};
 use super::finished::{self, Shards};
+use super::lend::Chunk;
 use super::listing::{Files, Wanted};
 use super::open::DatasetOptions;
 use super::range_reader::{Object, RangeReader};
 use super::store::Location;
 use super::{DatasetError, Output, Reader, Sample, Source, Unit};
 use crate::reject::Reason;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
@@ -124,7 +125,7 @@ impl TfRecord {
         }
         let source = unit.sources.first().map_or(unit.name.as_str(), |source| source.path.as_str());
         let reader = RangeReader::within(object, part.clone());
-        let (position, end, buffer) = (part.start, part.end, BytesMut::new());
+        let (position, end, buffer) = (part.start, part.end, Chunk::default());
         let frames = Frames { reader, buffer, position, end };
         File { frames, reader: self, unit, source, out, first, last, index: 0 }.read().await
     }
@@ -180,7 +181,7 @@ enum Frame {
 struct Frames {
     reader: RangeReader,
     /// Bytes that were fetched but not read yet.
-    buffer: BytesMut,
+    buffer: Chunk,
     position: u64,
     end: u64,
 }
@@ -231,20 +232,37 @@ impl Frames {
     async fn take(&mut self, count: u64) -> Result<Bytes, DatasetError> {
         self.position += count;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        while self.buffer.len() < count {
-            match self.reader.chunk().await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk),
-                // The object's size is checked with each answer: this does not happen.
-                None => return Err(DatasetError::Config("a file ended before its size".to_owned())),
-            }
+        if self.buffer.rest().is_empty() {
+            self.fill().await?;
         }
-        Ok(self.buffer.split_to(count).freeze())
+        if self.buffer.rest().len() >= count {
+            return Ok(self.buffer.take(count, self.reader.lender()));
+        }
+        // In reach, as the caller has checked.
+        let mut taken = Vec::with_capacity(count);
+        loop {
+            let rest = self.buffer.rest();
+            let n = rest.len().min(count - taken.len());
+            taken.extend_from_slice(&rest[..n]);
+            self.buffer.skip(n);
+            if taken.len() == count {
+                return Ok(taken.into());
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), DatasetError> {
+        let chunk = self.reader.chunk().await?;
+        // The object's size is checked with each answer: it does not happen that there is none.
+        let chunk = chunk.ok_or_else(|| DatasetError::Config("a file ended before its size".to_owned()))?;
+        self.buffer = Chunk::new(chunk);
+        Ok(())
     }
 
     fn skip(&mut self, count: u64) {
         self.position += count;
-        let held = self.buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-        self.buffer.advance(held);
+        let held = self.buffer.skip(usize::try_from(count).unwrap_or(usize::MAX));
         self.reader.skip(count - held as u64);
     }
 }

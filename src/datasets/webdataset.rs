@@ -17,7 +17,8 @@ const SHARDS: Wanted = Wanted { what: "WebDataset shards", extensions: &[".tar",
 /// or with [`WebDataset::new`] over a store of one's own.
 ///
 /// - A shard is a work unit, named by its path relative to the root. It is streamed by ranged GETs that run ahead; in memory
-///   are those ranges, the sample being read, and at most 16 samples and 8 MiB that wait in the look-ahead for torn ones.
+///   are those ranges, the sample being read, at most 16 samples and 8 MiB that wait in the look-ahead for torn ones, and up to
+///   32 MiB of ranges whose images were handed out in place.
 /// - Whether a shard is gzipped is told by its bytes. Members are grouped by directories and base name up to the first dot;
 ///   those whose base name has no dot, or starts with one, and directories belong to no sample.
 /// - A sample has an image (`jpg`, `jpeg`, `png`, `webp`, `gif`, `bmp`; the first of these, should there be several), a class

@@ -37,6 +37,7 @@ mod header;
 mod jpeg;
 mod preprocess;
 mod probe;
+mod psnr;
 mod resize;
 mod strip;
 mod trim;
@@ -47,6 +48,7 @@ pub use encode::{encode_jpeg, encode_png};
 pub use error::ImageError;
 pub use preprocess::{Crop, CropMode, CropRect, Flip, Preprocess, Resize};
 pub use probe::{Format, Header, Limits, cost, probe};
+pub use psnr::psnr;
 pub use trim::Trim;
 
 /// An image in memory: 8 bits a channel, `[height, width, 3]` row-major.

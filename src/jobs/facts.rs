@@ -47,6 +47,8 @@ pub struct Summary<S> {
     pub reasons: BTreeMap<&'static str, u64>,
     /// Rows of the units of this run that img2dataset could not fetch or scale, by its status: neither samples nor rejects.
     pub not_downloaded: BTreeMap<String, u64>,
+    /// Prompts of the run, done or not, that were longer than the chain's condition: their end is lost.
+    pub prompts_cut: u64,
     /// Shards of the dataset that were passed over because img2dataset has not finished them.
     pub unfinished: Vec<String>,
     /// Samples and rejects of the units that were done before.
@@ -90,6 +92,7 @@ pub struct Recorder<S> {
     pub device: String,
     pub settings: S,
     pub units_before: u64,
+    pub prompts_cut: u64,
 }
 
 impl<S> Recorder<S> {
@@ -110,6 +113,7 @@ impl<S> Recorder<S> {
             device: device.to_owned(),
             settings,
             units_before: pending.finished.len() as u64,
+            prompts_cut: 0,
         }
     }
 
@@ -147,6 +151,7 @@ impl<S> Recorder<S> {
             bytes: done.bytes,
             reasons: done.reasons.iter().map(|(reason, count)| (reason.code(), *count)).collect(),
             not_downloaded: BTreeMap::new(),
+            prompts_cut: self.prompts_cut,
             unfinished: Vec::new(),
             samples_before: earlier.samples,
             rejects_before: earlier.rejects,
@@ -219,6 +224,9 @@ impl<S> fmt::Display for Summary<S> {
         let missing = self.not_downloaded.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
         if missing > 0 {
             write!(f, "; {missing} rows not downloaded")?;
+        }
+        if self.prompts_cut > 0 {
+            write!(f, "; {} prompts cut", self.prompts_cut)?;
         }
         if !self.unfinished.is_empty() {
             write!(f, "; {} unfinished shards passed over", self.unfinished.len())?;

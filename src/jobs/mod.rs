@@ -5,6 +5,7 @@ pub mod edit;
 pub mod encode;
 pub mod facts;
 pub mod gallery;
+pub mod half;
 pub mod import;
 mod model;
 mod places;

@@ -364,6 +364,7 @@ pub struct Drawn {
     pub number: u64,
     /// The work unit's name.
     pub unit: String,
+    pub prompt: Option<Arc<str>>,
     pub label: Option<i32>,
     pub parent: Option<String>,
     pub tokens: Vec<u16>,
@@ -390,7 +391,7 @@ pub fn to_row(drawn: Drawn, settings: &Arc<RowSettings>, seed: u64) -> Vec<Resul
     vec![Ok(SampleRow {
         image: ImageFile { bytes, path: format!("{key}.png") },
         key,
-        prompt: None,
+        prompt: drawn.prompt.map(|text| text.to_string()),
         label: drawn.label,
         seed,
         tokens: drawn.tokens,

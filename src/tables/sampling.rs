@@ -109,8 +109,12 @@ pub struct RowSelection {
     pub count: u64,
     /// Rows of a work unit; batches never span units.
     pub unit_rows: u64,
-    /// What the rows are drawn of: `none`, `null`, `all` classes in turn, or the list of classes they take in turn.
+    /// What the rows are drawn of: `none`, `null`, `all` classes in turn, the list of classes they take in turn, or
+    /// `prompts`.
     pub labels: String,
+    /// SHA-256 over the prompts in their order, where rows are drawn of prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<String>,
 }
 
 /// What an edit takes in.
@@ -195,7 +199,7 @@ pub(crate) mod tests {
                 guidance: vec![1.0; 2],
             },
             compat: "default".to_owned(),
-            rows: RowSelection { count: 10, unit_rows: 4, labels: "none".to_owned() },
+            rows: RowSelection { count: 10, unit_rows: 4, labels: "none".to_owned(), prompts: None },
             edit: None,
             image: "png".to_owned(),
             seed: 23,
@@ -222,6 +226,13 @@ pub(crate) mod tests {
         );
         assert_eq!(identity.canonical(), expected);
         assert_eq!(serde_json::from_str::<SamplesIdentity>(&expected).unwrap(), identity);
+
+        let mut prompted = identity;
+        prompted.rows = RowSelection { labels: "prompts".to_owned(), prompts: Some("c".repeat(64)), ..prompted.rows };
+        let rows = format!("\"labels\":\"prompts\",\"prompts\":\"{}\"}}", "c".repeat(64));
+        let expected = expected.replace("\"labels\":\"none\"}", &rows);
+        assert_eq!(prompted.canonical(), expected);
+        assert_eq!(serde_json::from_str::<SamplesIdentity>(&expected).unwrap(), prompted);
     }
 
     #[test]

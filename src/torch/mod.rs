@@ -6,4 +6,4 @@ mod shim;
 pub mod spec;
 pub mod weights;
 
-pub use shim::{exact_fp32, kernels, steady_heap};
+pub use shim::{kernels, steady_heap, tf32};

@@ -76,16 +76,18 @@ int imagebart_open_library(const char *path, char *error, size_t capacity) {
   return 1;
 }
 
-// float32 on CUDA is float32: libraries of CUDA otherwise shorten its mantissa to ten bits (TF32) in convolutions. What the
-// user has set stays. 0; 1 when there are other threads, which may be reading the environment: then nothing is done.
-int imagebart_exact_fp32() {
+// Whether float32 on CUDA may be TF32, whose mantissa has ten bits. Without it libraries of CUDA are kept from it, which take it
+// for convolutions by themselves; with it libtorch takes it for matrix products too. What the user has set stays. 0; 1 when there
+// are other threads, which may be reading the environment: then nothing is done.
+int imagebart_tf32(int allowed) {
   int entries = 0;
   DIR *tasks = opendir("/proc/self/task");
   if (tasks == nullptr) return 1;
   while (readdir(tasks) != nullptr) ++entries;
   closedir(tasks);
   if (entries != 3) return 1;  // this thread, and the two dots
-  return setenv("NVIDIA_TF32_OVERRIDE", "0", 0) == 0 ? 0 : 1;
+  const int set = allowed ? setenv("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", 0) : setenv("NVIDIA_TF32_OVERRIDE", "0", 0);
+  return set == 0 ? 0 : 1;
 }
 
 // Keeps glibc's heap from growing with the length of a run: one arena, so that what one thread frees another can use, and

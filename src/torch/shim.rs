@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 unsafe extern "C" {
     fn imagebart_open_library(path: *const c_char, error: *mut c_char, capacity: usize) -> c_int;
-    fn imagebart_exact_fp32() -> c_int;
+    fn imagebart_tf32(allowed: c_int) -> c_int;
     fn imagebart_steady_heap();
     fn imagebart_library_path(name: *const c_char, path: *mut c_char, capacity: usize) -> c_int;
     fn imagebart_cuda_driver(count: *mut c_int, version: *mut c_int, error: *mut c_char, capacity: usize) -> c_int;
@@ -83,11 +83,12 @@ pub fn open_library(path: &Path) -> Result<(), String> {
     if status == 0 { Ok(()) } else { Err(error.read()) }
 }
 
-/// Makes float32 on CUDA float32 rather than TF32, unless `NVIDIA_TF32_OVERRIDE` is set: tokens near a tie would differ from
-/// the CPU's. Call it first thing in `main`: once there are other threads it does nothing, and returns false.
-pub fn exact_fp32() -> bool {
+/// Says whether float32 on CUDA may be TF32, unless `NVIDIA_TF32_OVERRIDE` or `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE` is set. With it
+/// tokens near a tie differ from the CPU's, and products of matrices are several times as fast. Call it first thing in `main`:
+/// once there are other threads it does nothing, and returns false.
+pub fn tf32(allowed: bool) -> bool {
     // SAFETY: sets a variable of the environment, and only while no other thread exists that could be reading it.
-    unsafe { imagebart_exact_fp32() == 0 }
+    unsafe { imagebart_tf32(allowed.into()) == 0 }
 }
 
 /// Settles how glibc's allocator keeps memory: call it first thing in `main`, before there are threads.
@@ -161,7 +162,7 @@ mod tests {
         std::thread::scope(|scope| {
             let (release, released) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || released.recv());
-            assert!(!exact_fp32());
+            assert!(!tf32(false) && !tf32(true));
             drop(release);
         });
     }

@@ -109,3 +109,47 @@ impl Conditioning {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::RowKey;
+    use std::sync::Arc;
+
+    fn batch(labels: &[Option<i32>]) -> Batch {
+        Batch {
+            position: Default::default(),
+            tokens: vec![0; labels.len()],
+            labels: labels.to_vec(),
+            captions: labels.iter().map(|label| label.map(|label| Arc::from(format!("number {label}")))).collect(),
+            rows: (0..labels.len() as u64).map(|row| RowKey::new(1, "rows", row, 0)).collect(),
+        }
+    }
+
+    fn ids(conditioning: &Conditioning, batch: &Batch, dropout: f64) -> Result<Vec<i64>, RowsError> {
+        match conditioning.ids(batch, dropout, Device::Cpu)? {
+            Ids::None => Ok(Vec::new()),
+            Ids::Class(ids) | Ids::Text(ids) => Ok(Vec::try_from(ids.flatten(0, -1))?),
+        }
+    }
+
+    #[test]
+    fn labels_must_be_there_and_in_range() {
+        let class = Conditioning::Class { classes: 10, null: false };
+        assert_eq!(ids(&class, &batch(&[Some(3), Some(9)]), 0.5).unwrap(), [3, 9]);
+        let message = |labels: &[Option<i32>]| ids(&class, &batch(labels), 0.0).unwrap_err().to_string();
+        assert!(message(&[Some(3), None]).contains("has no label"));
+        assert!(message(&[Some(10)]).contains("label 10, condition.classes allows 0 to 9"));
+        assert!(message(&[Some(-1)]).contains("label -1"));
+        assert!(ids(&Conditioning::None, &batch(&[None]), 0.0).unwrap().is_empty());
+    }
+
+    #[test]
+    fn as_many_conditions_are_withheld_as_asked() {
+        let class = Conditioning::Class { classes: 10, null: true };
+        let rows = batch(&vec![Some(4); 4000]);
+        let withheld = |dropout| ids(&class, &rows, dropout).unwrap().iter().filter(|&&id| id == 10).count();
+        assert_eq!((withheld(0.0), withheld(1.0)), (0, 4000));
+        assert!((340..460).contains(&withheld(0.1)), "{}", withheld(0.1));
+    }
+}

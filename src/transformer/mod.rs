@@ -34,6 +34,7 @@
 
 mod config;
 mod encoder_decoder;
+mod flops;
 mod gpt;
 mod layers;
 mod network;

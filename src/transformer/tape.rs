@@ -13,11 +13,14 @@ pub(super) enum Tape<'a> {
     Inputs(RefCell<Vec<Segment<'a>>>),
 }
 
+/// From a segment's inputs to its output.
+type Run<'a> = Box<dyn Fn(&[Tensor]) -> Torch<Tensor> + 'a>;
+
 /// A part of the network, to be run once more.
 pub(super) struct Segment<'a> {
     /// Outputs of earlier segments: leaves that gather gradients.
     inputs: Vec<Tensor>,
-    run: Box<dyn Fn(&[Tensor]) -> Torch<Tensor> + 'a>,
+    run: Run<'a>,
     /// A leaf, like the inputs.
     output: Tensor,
 }

@@ -283,3 +283,37 @@ fn weights_and_alphas_must_fit() {
     let error = Network::new(&config, &BTreeMap::new(), &ALPHAS, Placement::cpu()).unwrap_err().to_string();
     assert!(error.contains("missing") && error.contains("log_scalors"), "{error}");
 }
+
+/// Parameters of a network that record gradients.
+fn leaves(config: &NetworkConfig) -> BTreeMap<String, Tensor> {
+    let leaf = |(name, tensor): (String, Tensor)| (name, tensor.set_requires_grad(true));
+    weights(config).into_tensors().into_iter().map(leaf).collect()
+}
+
+#[test]
+fn recomputed_activations_give_the_same_gradients() {
+    let batch = Batch::new(3);
+    for (config, given) in all() {
+        let loss = |logits: &Tensor| logits.f_log_softmax(-1, Kind::Float)?.f_square()?.f_mean(Kind::Float);
+        let gradients = |recompute: bool| {
+            let leaves = leaves(&config);
+            let network = Network::new(&config, &leaves, &ALPHAS, Placement::cpu()).expect("builds");
+            match recompute {
+                true => network.backward(&batch.source(given), &batch.x, loss).expect("computes"),
+                false => {
+                    loss(&network.logits(&batch.source(given), &batch.x).expect("computes")).expect("a loss").backward()
+                }
+            }
+            leaves.into_iter().map(|(name, leaf)| (name, leaf.grad())).collect::<BTreeMap<_, _>>()
+        };
+        let (plain, recomputed) = (gradients(false), gradients(true));
+        for (name, plain) in &plain {
+            let recomputed = &recomputed[name];
+            assert_eq!(plain.defined(), recomputed.defined(), "{name} of {config:?}");
+            if plain.defined() {
+                let difference = largest(&(plain - recomputed)) / largest(plain).max(1e-6);
+                assert!(difference < 1e-4, "{name} of {config:?} {given:?}: {difference:e}");
+            }
+        }
+    }
+}

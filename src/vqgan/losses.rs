@@ -2,7 +2,7 @@
 //! weight, as taming's `VQLPIPSWithDiscriminator` computes them.
 
 use super::discriminator::Discriminator;
-use super::lpips::Lpips;
+use super::lpips::Perceptual;
 use tch::{Kind, TchError, Tensor};
 
 /// How the discriminator is scored.
@@ -85,7 +85,7 @@ pub struct VqganLoss {
     /// Needed unless it never counts.
     pub discriminator: Option<Discriminator>,
     /// Needed unless `perceptual_weight` is 0.
-    pub perceptual: Option<Lpips>,
+    pub perceptual: Option<Perceptual>,
 }
 
 impl VqganLoss {

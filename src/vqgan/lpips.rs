@@ -2,12 +2,30 @@
 
 use crate::torch::weights::{Init, TensorSpec, Weights, WeightsError};
 use std::collections::BTreeMap;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{CModule, Device, Kind, TchError, Tensor};
 
 /// The convolutions of each slice of VGG16, as their numbers in torchvision's `features`, and the slice's channels.
 const SLICES: [(&[usize], i64); 5] =
     [(&[0, 2], 64), (&[5, 7], 128), (&[10, 12, 14], 256), (&[17, 19, 21], 512), (&[24, 26, 28], 512)];
 const EPSILON: f64 = 1e-10;
+
+/// A perceptual distance of images.
+#[derive(Debug)]
+pub enum Perceptual {
+    Lpips(Lpips),
+    /// A TorchScript module that takes two batches of images, `[batch, 3, h, w]` in [-1, 1], and gives one distance an image.
+    Script(CModule),
+}
+
+impl Perceptual {
+    /// The distance of images in [-1, 1]: two of `[batch, 3, h, w]` to `[batch, 1, 1, 1]`.
+    pub fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, TchError> {
+        match self {
+            Perceptual::Lpips(lpips) => lpips.distance(a, b),
+            Perceptual::Script(module) => module.forward_ts(&[a, b])?.f_view([a.size4()?.0, 1, 1, 1]),
+        }
+    }
+}
 
 /// The network's tensors, which record no gradient.
 #[derive(Debug)]

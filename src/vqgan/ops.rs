@@ -226,11 +226,14 @@ fn add(mut x: Tensor, y: &Tensor) -> Result<Tensor, TchError> {
 /// Single-head attention over positions: `q`, `k`, `v` are `[batch, channels, h, w]`, and so is the result.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, TchError> {
     let (batch, channels, height, width) = q.size4()?;
+    let dense = q.is_contiguous();
     let rows = |x: &Tensor| x.f_permute([0, 2, 3, 1])?.f_reshape([batch, height * width, channels]);
     let (q, k, v) = (rows(q)?, rows(k)?, rows(v)?);
     let scores = q.f_bmm(&k.f_transpose(1, 2)?)?.f_mul_scalar((channels as f64).powf(-0.5))?;
     let mixed = scores.f_softmax(2, None)?.f_bmm(&v)?;
-    mixed.f_reshape([batch, height, width, channels])?.f_permute([0, 3, 1, 2])
+    let mixed = mixed.f_reshape([batch, height, width, channels])?.f_permute([0, 3, 1, 2])?;
+    // In the layout of what comes in: convolutions and sums would hand another one on to all layers after them.
+    if dense { mixed.f_contiguous() } else { Ok(mixed) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use imagebart::config::Pipeline;
 use imagebart::jobs::JobError;
-use imagebart::jobs::demo::{DemoOptions, DemoSummary, demo, tokenizer};
+use imagebart::jobs::demo::{DemoModel, DemoOptions, DemoSummary, demo, tokenizer};
 use imagebart::jobs::encode::{EncodeOptions, encode};
 use imagebart::jobs::gallery::{GalleryOptions, describe, gallery};
 use imagebart::progress::Display;
@@ -13,7 +13,7 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 async fn run(out: &Path) -> DemoSummary {
-    let options = DemoOptions { out: out.to_owned(), seed: 0, device: DeviceChoice::Cpu };
+    let options = DemoOptions { out: out.to_owned(), seed: 0, device: DeviceChoice::Cpu, model: DemoModel::Makeshift };
     demo(&options, &Display::new(), CancellationToken::new()).await.unwrap()
 }
 
@@ -115,7 +115,7 @@ async fn without_the_data_set_reconstructions_remain(out: &Path) {
     std::fs::remove_file(out.join("run.json")).unwrap();
     let error = gallery(&options(out, "alone.png")).await.unwrap_err();
     assert!(matches!(&error, JobError::Usage(text) if text.contains("--tokenizer")), "{error}");
-    let weights = Some(out.join("tokenizer.safetensors"));
+    let weights = Some(out.join("model/tokenizer.safetensors"));
     let summary = gallery(&GalleryOptions { tokenizer: weights, ..options(out, "alone.png") }).await.unwrap();
     assert_eq!((summary.shown, summary.with_original), (6, 0));
     assert!(summary.problems[0].contains("run.json"), "{:?}", summary.problems);

@@ -12,7 +12,10 @@ mod linking;
 mod pipelines;
 mod retry;
 mod sample;
+mod shapes;
 mod shrink;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
 mod text;
+mod train;
+mod train_tokenizer;

@@ -134,7 +134,8 @@ fn every_pipeline_loads_and_dry_runs() {
         chains.insert(file);
     }
     let released = RELEASED.iter().map(|expected| expected.file);
-    let all: BTreeSet<String> = released.chain(["conceptual-captions.toml", "shapes.toml"]).map(str::to_owned).collect();
+    let all: BTreeSet<String> =
+        released.chain(["conceptual-captions.toml", "shapes.toml"]).map(str::to_owned).collect();
     assert_eq!(chains, all);
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0, "a dry run wrote something");
 }

@@ -1,11 +1,12 @@
 //! `imagebart sample` as its user sees it: what it writes, resumes, refuses and says.
 
-use crate::common::model::support::{classes, unconditional};
+use crate::common::model::support::{classes, text, unconditional};
 use crate::common::model::{CODES, SIDE, TOKENS, change_scale, load, pipeline, rows, tokens};
 use crate::common::{imagebart, run, stderr, succeed, tables};
 use imagebart::chain::ModelDirectory;
 use imagebart::config::ConditionSection;
 use imagebart::random::{Purpose, RowKey};
+use imagebart::text::{WordCounts, train};
 use imagebart::vqgan::TokenizerOptions;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -90,6 +91,83 @@ fn classes_are_taken_in_turn() {
     let first = |name: &str| tokens(&out(name)).swap_remove(0);
     assert_ne!(first("all"), first("two"));
     assert_ne!(first("all"), first("none"));
+}
+
+/// A model conditioned on texts of six tokens at `root`, and a pipeline that draws from it.
+fn prompted(root: &Path) -> String {
+    let mut words = WordCounts::new().unwrap();
+    words.add("a red circle above a blue square").unwrap();
+    let tokenizer = train(words, 330, Path::new("text-tokenizer.json")).unwrap();
+    let vocabulary = u32::try_from(tokenizer.vocabulary()).unwrap();
+    let file = pipeline(root, text(vocabulary, 6), "");
+    fs::write(root.join("model/text-tokenizer.json"), tokenizer.bytes()).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn prompts_are_drawn_in_their_order() {
+    let root = tempdir().unwrap();
+    let file = prompted(root.path());
+    let long = "a red circle above a blue square and a red square";
+    let texts = ["a circle", "red", long, "a circle", "square"];
+    let list = root.path().join("prompts.txt");
+    fs::write(&list, texts.join("\n")).unwrap();
+    let (out, list) = (root.path().join("out"), list.to_str().unwrap());
+    let output = succeed(["sample", &file, "--set", "sample.count=2", "--prompts", list]);
+    assert!(stderr(&output).contains("1 of 5 prompts are longer"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("; 1 prompts cut"), "{}", stderr(&output));
+    let drawn = rows(&out);
+    let expected: Vec<Option<String>> =
+        texts.iter().flat_map(|text| [Some((*text).to_owned()), Some((*text).to_owned())]).collect();
+    assert_eq!(drawn.iter().map(|row| row.prompt.clone()).collect::<Vec<_>>(), expected);
+    assert!(drawn.iter().all(|row| row.label.is_none()));
+    let facts: serde_json::Value = serde_json::from_slice(&fs::read(out.join("run-samples.json")).unwrap()).unwrap();
+    assert_eq!(facts["prompts_cut"], 1);
+    succeed(["verify", out.to_str().unwrap()]);
+
+    // The same texts as JSON are the same run; other texts are another one.
+    let json = root.path().join("prompts.jsonl");
+    let lines: Vec<String> = texts.iter().map(|text| serde_json::json!({ "prompt": text }).to_string()).collect();
+    fs::write(&json, lines.join("\n")).unwrap();
+    let before = tables(&out);
+    let again = succeed(["sample", &file, "--set", "sample.count=2", "--prompts", json.to_str().unwrap()]);
+    assert!(stderr(&again).contains("nothing to do"), "{}", stderr(&again));
+    fs::write(&json, lines[1..].join("\n")).unwrap();
+    let other = run(["sample", &file, "--set", "sample.count=2", "--prompts", json.to_str().unwrap()]);
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stderr(&other).contains("rows.prompts"), "{}", stderr(&other));
+    assert_eq!(before, tables(&out));
+
+    // The text must matter: row 1 drawn of another text, nothing else changed.
+    fs::write(&json, lines.join("\n").replace("\"a circle\"", "\"a square\"")).unwrap();
+    let elsewhere = root.path().join("elsewhere");
+    let url = format!("output.url={}", elsewhere.display());
+    succeed(["sample", &file, "--set", "sample.count=2", "--set", &url, "--prompts", json.to_str().unwrap()]);
+    let changed = tokens(&elsewhere);
+    assert_ne!(changed[1], drawn[1].tokens);
+    assert_eq!(changed[2], drawn[2].tokens);
+
+    let plan = succeed(["sample", &file, "--set", "sample.count=2", "--prompts", list, "--dry-run"]);
+    let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(plan.contains("5 from") && plan.contains("1 of them cut") && plan.contains("10 in 3 units"), "{plan}");
+}
+
+#[test]
+fn prompts_that_cannot_be_are_sentences() {
+    let root = tempdir().unwrap();
+    let file = prompted(root.path());
+    let list = root.path().join("prompts.txt");
+    let setting = format!("sample.prompts={}", list.display());
+    refused(root.path(), &file, &[&setting], 2, "prompts.txt");
+    for (text, expected) in [("", "there are no prompts in it"), ("red\n\nred", "line 2 is empty")] {
+        fs::write(&list, text).unwrap();
+        refused(root.path(), &file, &[&setting], 2, expected);
+    }
+    fs::write(&list, "red").unwrap();
+    refused(root.path(), &file, &[&setting, "sample.labels=none"], 2, "exclude each other");
+    let other = tempdir().unwrap();
+    let plain = pipeline(other.path(), unconditional(), "");
+    refused(other.path(), plain.to_str().unwrap(), &[&setting], 2, "not conditioned on text");
 }
 
 #[test]

@@ -3,9 +3,8 @@
 
 use crate::corpora::{corpora, sha256};
 use crate::formats::{Fixture, lines, objects, options};
+pub use crate::lmdb_writer::{Entries, Step, put, written};
 use crate::stores::{Fault, Faulty, in_memory};
-use heed::types::Bytes;
-use heed::{CommitOrAbort, EnvOpenOptions};
 use imagebart::datasets::{
     DatasetError, DatasetOptions, Entry, Labels, Location, LsunLmdb, ReadAhead, Reader, read_unit,
 };
@@ -13,48 +12,6 @@ use imagebart::retry::Retries;
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What a transaction puts, or deletes where there is no value.
-pub type Step = (Vec<u8>, Option<Vec<u8>>);
-pub type Entries = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// The bytes of a database that liblmdb wrote in these transactions, and what it reads from it.
-pub fn written(transactions: &[Vec<Step>]) -> (Vec<u8>, Entries) {
-    let directory = tempfile::tempdir().unwrap();
-    let mut settings = EnvOpenOptions::new();
-    settings.map_size(1 << 30);
-    // SAFETY: heed asks that nobody changes the file under the memory map. It lies in a directory that was just made for this
-    // call alone, and is read as a file only after the environment is closed. liblmdb is worth the block: as the format's one
-    // author it is the oracle, and heed has no safe way to open a database.
-    #[allow(unsafe_code)]
-    let environment = unsafe { settings.open(directory.path()) }.unwrap();
-    let entries = {
-        let opened =
-            environment.create_databases_and_commit(environment.write_txn().unwrap(), |opener, transaction| {
-                opener.create_database::<Bytes, Bytes>(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
-            });
-        let database = opened.unwrap().unwrap_commit();
-        for steps in transactions {
-            let mut transaction = environment.write_txn().unwrap();
-            for (key, value) in steps {
-                match value {
-                    Some(value) => database.put(&mut transaction, key, value).unwrap(),
-                    None => drop(database.delete(&mut transaction, key).unwrap()),
-                }
-            }
-            transaction.commit().unwrap();
-        }
-        let transaction = environment.read_txn().unwrap();
-        let entries = database.iter(&transaction).unwrap().map(|entry| entry.unwrap());
-        entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
-    };
-    environment.prepare_for_closing().wait();
-    (std::fs::read(directory.path().join("data.mdb")).unwrap(), entries)
-}
-
-pub fn put(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Step {
-    (key.into(), Some(value.into()))
-}
 
 fn database_of(entries: &[(&str, &[u8])]) -> Vec<u8> {
     written(&[entries.iter().map(|(key, value)| put(*key, *value)).collect()]).0

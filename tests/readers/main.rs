@@ -13,6 +13,7 @@ mod imagenet;
 mod img2dataset;
 mod lmdb;
 mod lmdb_damage;
+mod lmdb_writer;
 mod lsun;
 mod messages;
 mod pages;

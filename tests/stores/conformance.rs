@@ -34,6 +34,7 @@ fn location(bucket: &Bucket, pattern: &str) -> Location {
         url: format!("{}/{pattern}", bucket.url),
         patterns: vec![pattern.to_owned()],
         lists: true,
+        local: false,
         lasting_etags: true,
     }
 }

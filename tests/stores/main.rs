@@ -16,6 +16,7 @@ mod proxy;
 mod python;
 mod refusals;
 mod servers;
+mod training;
 mod weather;
 mod web;
 

@@ -122,7 +122,8 @@ pub fn test_captions(seed: u64, count: u64) -> Vec<Caption> {
 /// Makes sure that the folder is empty, or holds pictures drawn with these settings.
 fn claim(options: &DataOptions) -> Result<(), JobError> {
     let DataOptions { out, seed, pictures, per_shard, captions } = options;
-    let ours = Record { version: VERSION, seed: *seed, pictures: *pictures, per_shard: *per_shard, captions: *captions };
+    let ours =
+        Record { version: VERSION, seed: *seed, pictures: *pictures, per_shard: *per_shard, captions: *captions };
     let usage = |sentence: &str| Err(JobError::Usage(format!("--out {} {sentence}", out.display())));
     if *per_shard == 0 {
         return Err(JobError::Usage("--per-shard must be 1 or more".to_owned()));

@@ -1,27 +1,37 @@
 //! `imagebart demo`: the whole way on a small data set of drawn shapes.
 
+pub mod artist;
 pub mod data;
 mod decoder;
+mod drawings;
 mod encoder;
+pub mod evaluate;
 mod kmeans;
+mod marks;
 pub mod reader;
 pub mod scenes;
 pub mod shards;
+mod shipped;
 pub mod split;
 pub mod tokenizer;
 pub mod words;
+
+pub use drawings::Drawings;
+pub use marks::{Agreement, Marks};
+pub use shipped::DemoModel;
 
 use super::encode::{EncodeOptions, EncodeSummary, encode};
 use super::gallery::{GalleryOptions, GallerySummary, gallery};
 use super::verify::{VerifyReport, verify};
 use super::{JobError, open_output};
-use split::Split;
+use crate::chain::directory::TOKENIZER_FILE;
 use crate::config::Pipeline;
 use crate::imaging::ImageError;
 use crate::launch::Rank;
 use crate::progress::Display;
 use crate::torch::device::DeviceChoice;
 use crate::torch::weights::WeightsError;
+use split::Split;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use tch::TchError;
@@ -70,6 +80,8 @@ pub struct DemoOptions {
     pub out: PathBuf,
     pub seed: u64,
     pub device: DeviceChoice,
+    /// What encodes and draws.
+    pub model: DemoModel,
 }
 
 /// What the demo made, and where.
@@ -80,23 +92,38 @@ pub struct DemoSummary {
     pub encoded: EncodeSummary,
     pub verified: VerifyReport,
     pub gallery: GallerySummary,
+    pub model: DemoModel,
+    /// What the chain drew, where there is one.
+    pub drawings: Option<Drawings>,
 }
 
 /// What [`demo`] would do, for `--dry-run`.
 pub fn describe(options: &DemoOptions) -> Result<String, JobError> {
     let pipeline = pipeline(&options.out, options.seed)?;
-    let parameters: i64 = tokenizer::config().tensors().iter().map(|tensor| tensor.numel()).sum();
+    let model = match &options.model {
+        DemoModel::Makeshift => {
+            let parameters: i64 = tokenizer::config().tensors().iter().map(|tensor| tensor.numel()).sum();
+            format!("make a tokenizer of {parameters} parameters, {}", pipeline.tokenizer.weights)
+        }
+        model => format!("write {} to {}", model.describe(), pipeline.chain.model),
+    };
+    let more = match options.model.has_chain() {
+        true => format!(
+            "\ndraw captions to {}, and complete halves of pictures to {}",
+            options.out.join("samples").display(),
+            options.out.join("completions.png").display()
+        ),
+        false => String::new(),
+    };
     Ok(format!(
-        "draw {PICTURES} pictures to {}\nmake a tokenizer of {parameters} parameters, {}\nencode to {}, verify it, and make \
-         the gallery {}",
+        "draw {PICTURES} pictures to {}\n{model}\nencode to {}, verify it, and make the gallery {}{more}",
         pipeline.dataset.url,
-        pipeline.tokenizer.weights,
         options.out.join("latents").display(),
         options.out.join("gallery.html").display()
     ))
 }
 
-/// Draws the data set, makes its tokenizer, encodes, verifies, and makes the gallery.
+/// Draws the data set, encodes it, verifies, makes the gallery; and with a chain draws captions and completes halves.
 ///
 /// # Errors
 /// [`JobError::Usage`] when the folder holds something else; else what the steps report. Latents that do not verify are a failure.
@@ -110,11 +137,11 @@ pub async fn demo(
     let pipeline = pipeline(out, options.seed)?;
     claim(out, &shapes)?;
 
-    let shards = make(&shapes, &out.join("tokenizer.safetensors"), options.seed, &cancel).await?;
+    let shards = make(&shapes, &out.join("model"), options, &cancel).await?;
     // The folder is the demo's own: what an earlier one left there is replaced.
     let settings =
         EncodeOptions { device: options.device, rank: Rank::ALONE, overwrite: true, ..EncodeOptions::default() };
-    let encoded = encode(&pipeline, &settings, display, cancel).await?;
+    let encoded = encode(&pipeline, &settings, display, cancel.clone()).await?;
     let dir = open_output(&pipeline.output.url, false).await?;
     let verified = verify(&dir).await.map_err(JobError::failed)?;
     if !verified.is_ok() {
@@ -123,22 +150,35 @@ pub async fn demo(
     let files = vec![out.join("gallery.html"), out.join("gallery.png")];
     let shown = GalleryOptions { device: options.device, ..GalleryOptions::new(&pipeline.output.url, files) };
     let gallery = gallery(&shown).await?;
-    Ok(DemoSummary { out: out.clone(), shards, encoded, verified, gallery })
+    let drawings = match options.model.has_chain() {
+        true => Some(drawings::draw(&pipeline, options, display, cancel).await?),
+        false => None,
+    };
+    let model = options.model.clone();
+    Ok(DemoSummary { out: out.clone(), shards, encoded, verified, gallery, model, drawings })
 }
 
-/// Draws the shards and makes the tokenizer, on a thread that may be kept busy.
-async fn make(shapes: &Path, weights: &Path, seed: u64, cancel: &CancellationToken) -> Result<Vec<PathBuf>, JobError> {
-    let (shapes, weights, cancel) = (shapes.to_owned(), weights.to_owned(), cancel.clone());
+/// Draws the shards and puts the model into its folder, on a thread that may be kept busy.
+async fn make(
+    shapes: &Path,
+    model: &Path,
+    options: &DemoOptions,
+    cancel: &CancellationToken,
+) -> Result<Vec<PathBuf>, JobError> {
+    let (shapes, model, options, cancel) = (shapes.to_owned(), model.to_owned(), options.clone(), cancel.clone());
     let making = tokio::task::spawn_blocking(move || {
         tracing::info!("drawing {PICTURES} pictures into {}", shapes.display());
-        let shards = shards::write(&shapes, Split::Test, seed, PICTURES, PICTURES_PER_SHARD)?;
-        if !cancel.is_cancelled() {
+        let shards = shards::write(&shapes, Split::Test, options.seed, PICTURES, PICTURES_PER_SHARD);
+        let shards = shards.map_err(JobError::failed)?;
+        options.model.install(&model)?;
+        if options.model == DemoModel::Makeshift && !cancel.is_cancelled() {
+            let weights = model.join(TOKENIZER_FILE);
             tracing::info!("making the tokenizer {}", weights.display());
-            tokenizer::write(&weights, seed)?;
+            tokenizer::write(&weights, options.seed).map_err(JobError::failed)?;
         }
         Ok(shards)
     });
-    making.await.map_err(JobError::failed)?.map_err(|error: DemoError| JobError::failed(error))
+    making.await.map_err(JobError::failed)?
 }
 
 /// Makes sure that the folder is there, and empty or an earlier demo's.
@@ -163,7 +203,8 @@ fn pipeline(out: &Path, seed: u64) -> Result<Pipeline, JobError> {
     }
     let last = PICTURES.div_ceil(PICTURES_PER_SHARD) - 1;
     pipeline.dataset.url = under(&format!("shapes/shapes-{{0000..{last:04}}}.tar"));
-    pipeline.tokenizer.weights = under("tokenizer.safetensors");
+    pipeline.tokenizer.weights = under(&format!("model/{TOKENIZER_FILE}"));
+    pipeline.chain.model = under("model");
     pipeline.output.url = out.display().to_string();
     pipeline.run.seed = seed;
     Ok(pipeline)
@@ -173,13 +214,29 @@ impl fmt::Display for DemoSummary {
     /// Where to look.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let under = |name: &str| self.out.join(name).display().to_string();
-        let codes = "16×16 tokens of 256 codes each; encoder random, codebook by k-means, decoder by least squares";
         writeln!(f, "{PICTURES} pictures in {} shards  {}", self.shards.len(), under("shapes"))?;
-        writeln!(f, "tokenizer               {} ({codes})", under("tokenizer.safetensors"))?;
+        writeln!(f, "model                   {} ({})", under("model"), self.model.describe())?;
         writeln!(f, "{} rows of latents      {}", self.encoded.rows, under("latents"))?;
         writeln!(f, "verified                {}", self.verified.to_string().replace('\n', ", "))?;
         if let Some(psnr) = self.gallery.psnr {
             writeln!(f, "reconstructions         mean PSNR {psnr:.1} dB over {} pictures", self.gallery.with_original)?;
+        }
+        if let Some(Drawings { captions, upper, lower }) = &self.drawings {
+            let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+            writeln!(
+                f,
+                "drawn from captions     {} of the attributes right in {} pictures, {} of pictures altogether",
+                percent(captions.attributes),
+                captions.pictures,
+                percent(captions.perfect)
+            )?;
+            writeln!(
+                f,
+                "halves drawn            upper ones agree with the lower in {}, lower ones with the upper in {}",
+                percent(upper.shapes),
+                percent(lower.shapes)
+            )?;
+            writeln!(f, "\nLook at {} and {}.", under("drawn.html"), under("completions.png"))?;
         }
         writeln!(f, "\nLook at {} (or gallery.png beside it).", under("gallery.html"))?;
         write!(

@@ -55,10 +55,26 @@ pub struct Reading {
 /// How much of a caption a picture has right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
-    /// Of [`ATTRIBUTES`].
-    pub right: u32,
+    /// Of the two shapes, how many have their size, colour and kind.
+    pub sizes: u32,
+    pub colours: u32,
+    pub kinds: u32,
+    /// 1 where they lie as told.
+    pub relations: u32,
     /// Whether there are two shapes and nothing else.
     pub clean: bool,
+}
+
+impl Score {
+    /// How many attributes are right, of [`ATTRIBUTES`].
+    pub fn right(&self) -> u32 {
+        self.sizes + self.colours + self.kinds + self.relations
+    }
+
+    /// Whether the picture shows what the caption says and nothing else.
+    pub fn is_perfect(&self) -> bool {
+        self.clean && self.right() == ATTRIBUTES
+    }
 }
 
 /// Reads a picture of 64×64 pixels.
@@ -97,8 +113,9 @@ impl Reading {
     /// What the picture has right of a caption: the more favourable of the two ways to say which shape is which.
     pub fn score(&self, caption: &Caption) -> Score {
         let (a, b) = (self.shapes.first(), self.shapes.get(1));
-        let right = agreement(a, b, caption).max(agreement(b, a, caption));
-        Score { right, clean: self.shapes.len() == 2 && !self.more }
+        let (one, other) = (agreement(a, b, caption), agreement(b, a, caption));
+        let better = if other.right() > one.right() { other } else { one };
+        Score { clean: self.shapes.len() == 2 && !self.more, ..better }
     }
 
     /// A caption of the picture, beginning with the larger shape; `None` where it does not show two shapes and nothing else.
@@ -110,17 +127,16 @@ impl Reading {
     }
 }
 
-fn agreement(first: Option<&Seen>, second: Option<&Seen>, caption: &Caption) -> u32 {
-    let of = |seen: Option<&Seen>, look: &Look| match seen {
-        None => 0,
-        Some(seen) => {
-            u32::from(seen.size == Some(look.size))
-                + u32::from(seen.colour == look.colour)
-                + u32::from(seen.kind == Some(look.kind))
-        }
-    };
+fn agreement(first: Option<&Seen>, second: Option<&Seen>, caption: &Caption) -> Score {
+    let mut score = Score::default();
+    for (seen, look) in [(first, &caption.first), (second, &caption.second)] {
+        let Some(seen) = seen else { continue };
+        score.sizes += u32::from(seen.size == Some(look.size));
+        score.colours += u32::from(seen.colour == look.colour);
+        score.kinds += u32::from(seen.kind == Some(look.kind));
+    }
     let lie = first.zip(second).is_some_and(|(first, second)| relation(first, second) == caption.relation);
-    of(first, &caption.first) + of(second, &caption.second) + u32::from(lie)
+    Score { relations: u32::from(lie), ..score }
 }
 
 /// Where the first lies, seen from the second.
@@ -272,7 +288,7 @@ fn measures(kind: Kind) -> (f32, f32) {
 }
 
 /// How much of each pixel a shape covers.
-fn draw(kind: Kind, centre: (f32, f32), radius: f32) -> Result<Vec<f32>, DemoError> {
+pub(super) fn draw(kind: Kind, centre: (f32, f32), radius: f32) -> Result<Vec<f32>, DemoError> {
     let mut mask = Mask::new(SIDE, SIDE).ok_or(DemoError::Drawing)?;
     let path = outline(kind, centre, radius).ok_or(DemoError::Drawing)?;
     mask.fill_path(&path, FillRule::Winding, true, Transform::identity());

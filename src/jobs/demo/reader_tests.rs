@@ -14,8 +14,8 @@ fn accuracy(count: u64, spoil: Spoil) -> (f64, f64) {
         let picture = spoil(&scene.draw().unwrap(), RowKey::new(1, "spoil", index, 0));
         let reading = read(&picture).unwrap();
         let score = reading.score(&scene.caption());
-        attributes += score.right;
-        whole += u64::from(score.clean && score.right == ATTRIBUTES);
+        attributes += score.right();
+        whole += u64::from(score.is_perfect());
     }
     (f64::from(attributes) / (count as f64 * f64::from(ATTRIBUTES)), whole as f64 / count as f64)
 }
@@ -111,7 +111,7 @@ fn an_empty_picture_shows_nothing_and_more_is_noticed() {
     let empty = Rgb { width: SIDE, height: SIDE, pixels: GROUND.repeat(PIXELS) };
     let reading = read(&empty).unwrap();
     assert_eq!((reading.shapes.len(), reading.more, reading.caption()), (0, false, None));
-    assert_eq!(reading.score(&caption), Score { right: 0, clean: false });
+    assert_eq!(reading.score(&caption), Score::default());
     assert!(read(&Rgb { width: 1, height: 1, pixels: vec![0; 3] }).is_err());
 
     // A third blot, wherever there is room for one.
@@ -129,7 +129,7 @@ fn an_empty_picture_shows_nothing_and_more_is_noticed() {
         }
         let reading = read(&picture).unwrap();
         let score = reading.score(&scene.caption());
-        assert!(reading.more && !score.clean && score.right == ATTRIBUTES, "{index}: {reading:?}");
+        assert!(reading.more && !score.clean && score.right() == ATTRIBUTES, "{index}: {reading:?}");
     }
 }
 
@@ -139,14 +139,16 @@ fn wrong_and_missing_attributes_are_counted() {
     let scene = Scene::new(Split::Test, 0, 3);
     let caption = scene.caption();
     let reading = read(&scene.draw().unwrap()).unwrap();
-    let other = |look: Look| Look { colour: if look.colour == Colour::Red { Colour::Blue } else { Colour::Red }, ..look };
+    let other =
+        |look: Look| Look { colour: if look.colour == Colour::Red { Colour::Blue } else { Colour::Red }, ..look };
     let wrong = Caption { first: other(caption.first), ..caption };
-    assert_eq!(reading.score(&caption).right, 7);
-    assert_eq!(reading.score(&caption.turned()).right, 7);
-    assert_eq!(reading.score(&wrong).right, 6);
-    assert_eq!(reading.score(&Caption { relation: caption.relation.inverse(), ..caption }).right, 6);
+    assert_eq!(reading.score(&caption).right(), 7);
+    assert_eq!(reading.score(&caption.turned()).right(), 7);
+    assert_eq!(reading.score(&wrong).right(), 6);
+    assert_eq!(reading.score(&Caption { relation: caption.relation.inverse(), ..caption }).right(), 6);
     let alone = Reading { shapes: vec![reading.shapes[0]], more: false };
-    assert_eq!(alone.score(&caption), Score { right: 3, clean: false });
+    let score = alone.score(&caption);
+    assert_eq!((score.right(), score.relations, score.clean), (3, 0, false));
 
     let mut bar = Rgb { width: SIDE, height: SIDE, pixels: GROUND.repeat(PIXELS) };
     for i in 0..40 * 4 {

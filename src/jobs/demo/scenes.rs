@@ -53,8 +53,7 @@ impl Scene {
         let chosen = row.below(Purpose::Init, 0, arrangements.len() as u32) as usize;
         let Arrangement { near, relation, far } = arrangements[chosen];
         // The caption begins with either of the two.
-        let (first, second, relation) =
-            if even(1) { (near, far, relation) } else { (far, near, relation.inverse()) };
+        let (first, second, relation) = if even(1) { (near, far, relation) } else { (far, near, relation.inverse()) };
         let sizes = [2, 3].map(|position| if even(position) { Size::Small } else { Size::Large });
         let radii = [(sizes[0], 4), (sizes[1], 5)].map(|(size, position)| {
             let (least, spread) = size.radius();
@@ -219,7 +218,8 @@ mod tests {
 
     #[test]
     fn every_class_is_drawn_and_has_a_name() {
-        let seen: std::collections::BTreeSet<u32> = (0..2000).map(|i| Scene::new(Split::Training, 0, i).label()).collect();
+        let seen: std::collections::BTreeSet<u32> =
+            (0..2000).map(|i| Scene::new(Split::Training, 0, i).label()).collect();
         assert_eq!(seen.len() as u32, CLASSES);
         assert!(seen.iter().all(|&label| class_name(label).is_some()));
         assert_eq!(class_name(CLASSES), None);

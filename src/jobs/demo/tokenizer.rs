@@ -132,7 +132,8 @@ mod tests {
         let tokenizer = Tokenizer::load(&path, None, TokenizerOptions::default()).unwrap();
         assert_eq!((tokenizer.codebook_size(), tokenizer.grid(SIDE, SIDE).unwrap()), (256, (16, 16)));
 
-        let pictures: Vec<Vec<u8>> = (0..16).map(|index| Scene::new(Split::Test, 5, index).draw().unwrap().pixels).collect();
+        let pictures: Vec<Vec<u8>> =
+            (0..16).map(|index| Scene::new(Split::Test, 5, index).draw().unwrap().pixels).collect();
         let images: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
         let keys: Vec<RowKey> = (0..16).map(|index| RowKey::new(5, "test", index, 0)).collect();
         let grids = tokenizer.encode(&images, (SIDE, SIDE), &keys).unwrap();

@@ -195,6 +195,7 @@ impl Editor {
         let drawn = batch.into_iter().zip(grids).zip(images).map(|((item, tokens), image)| Drawn {
             number: item.number,
             unit: item.unit,
+            prompt: None,
             label: self.label,
             parent: Some(item.key),
             tokens,

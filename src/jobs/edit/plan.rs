@@ -65,6 +65,7 @@ impl EditPlan {
             count: inputs.images,
             unit_rows,
             labels: section.label.map_or_else(|| unlabelled(&config.condition).to_owned(), |label| label.to_string()),
+            prompts: None,
         };
         let edit = EditSelection {
             inputs: inputs.digest.clone(),

@@ -5,7 +5,7 @@ use super::page::Header;
 use super::rows::Choice;
 use super::{GalleryOptions, Tile};
 use crate::config::Pipeline;
-use crate::imaging::Rgb;
+use crate::imaging::psnr;
 use crate::tables::{LatentRow, OutputDir, Provenance, Run, SamplesIdentity};
 use object_store::ObjectStoreExt;
 use serde::Deserialize;
@@ -118,16 +118,11 @@ pub fn mean_psnr(tiles: &[Tile]) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
-fn psnr(a: &Rgb, b: &Rgb) -> f64 {
-    let square = |(a, b): (&u8, &u8)| f64::from(a.abs_diff(*b)).powi(2);
-    let mean = a.pixels.iter().zip(&b.pixels).map(square).sum::<f64>() / a.pixels.len().max(1) as f64;
-    if mean == 0.0 { 99.0 } else { (10.0 * (255f64.powi(2) / mean).log10()).min(99.0) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Original;
     use super::*;
+    use crate::imaging::Rgb;
 
     #[test]
     fn psnr_of_known_differences() {

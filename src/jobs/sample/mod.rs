@@ -1,6 +1,7 @@
 //! `imagebart sample`: images from a chain, to the `samples` table.
 
 mod plan;
+mod prompts;
 
 pub use plan::SamplePlan;
 pub(super) use plan::condition;
@@ -20,7 +21,7 @@ use crate::reject::Reject;
 use crate::tables::{OutputDir, SamplesIdentity, row_key};
 use crate::torch;
 use crate::torch::device::DeviceChoice;
-use plan::Labels;
+use plan::{Subject, Subjects};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,7 @@ pub async fn sample(
             run(&plan, painter, writer, pending.units.clone(), pipeline, (display, cancel)).await?;
         (committed, Some(report))
     };
+    let recorder = facts::Recorder { prompts_cut: plan.cut(), ..recorder };
     finish(recorder, &pending, &output, committed, report.as_ref(), (started, options.rank, pipeline)).await
 }
 
@@ -105,11 +107,11 @@ async fn run(
     let model = &plan.model;
     let (settings, scales, seed) = (model.settings, model.scales.clone(), pipeline.run.seed);
     let chain_options = chain::SampleOptions { compat: model.compat, ..chain::SampleOptions::default() };
-    let labels = plan.labels.clone();
+    let subjects = plan.subjects.clone();
     // The pixels of a row, and its file.
     let cost = plan.pixels.saturating_mul(2);
     let recorded = Arc::new(model.row_settings());
-    let result = Flow::source(&running.engine, "rows", move |_: &Wanted| cost, move |out| emit(units, labels, out))
+    let result = Flow::source(&running.engine, "rows", move |_: &Wanted| cost, move |out| emit(units, subjects, out))
         .batch(settings.batch_size as usize)
         .device(
             "draw",
@@ -129,7 +131,7 @@ async fn run(
 struct Wanted {
     number: u64,
     unit: Arc<Unit>,
-    label: Option<u32>,
+    subject: Subject,
 }
 
 /// The random numbers of row `number` of a sampling run: they do not depend on how the rows are cut into units.
@@ -138,11 +140,15 @@ fn row_of(seed: u64, number: u64) -> RowKey {
 }
 
 /// The rows of the units, one after the other.
-async fn emit(units: Vec<Arc<Unit>>, labels: Labels, mut out: Emitter<Unit, Wanted, Reject>) -> Result<(), BoxError> {
+async fn emit(
+    units: Vec<Arc<Unit>>,
+    subjects: Subjects,
+    mut out: Emitter<Unit, Wanted, Reject>,
+) -> Result<(), BoxError> {
     for unit in units {
         out.begin(unit.clone()).await?;
         for number in unit.range.clone().unwrap_or_default() {
-            out.row(Wanted { number, unit: unit.clone(), label: labels.of(number) }).await?;
+            out.row(Wanted { number, unit: unit.clone(), subject: subjects.of(number) }).await?;
         }
         out.end().await?;
     }
@@ -167,7 +173,7 @@ fn draw(
         .iter()
         .map(|row| chain::Row {
             key: row_of(seed, row.number),
-            condition: plan::condition(&condition, row.label),
+            condition: row.subject.condition(&condition),
             settings: scales.clone(),
         })
         .collect();
@@ -179,7 +185,8 @@ fn draw(
     let drawn = batch.into_iter().zip(grids).zip(images).map(|((row, tokens), image)| Drawn {
         number: row.number,
         unit: row.unit.name.clone(),
-        label: row.label.and_then(|label| i32::try_from(label).ok()),
+        label: row.subject.label(),
+        prompt: row.subject.prompt(),
         parent: None,
         tokens,
         image,

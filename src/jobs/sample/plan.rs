@@ -1,6 +1,7 @@
 //! What a `sample` will do, found out before any work: the model, the rows and their units, the identity.
 
 use super::SampleOptions;
+use super::prompts::{Prompt, Prompts};
 use crate::chain::{ChainConfig, Condition, RowCondition};
 use crate::config::{LabelChoice, Pipeline};
 use crate::datasets::Unit;
@@ -18,11 +19,64 @@ const MAX_UNITS: u64 = 1_000_000;
 /// Everything `sample` needs, checked; the weights are not loaded yet.
 pub struct SamplePlan {
     pub(super) model: Model,
-    pub(super) labels: Labels,
+    pub(super) subjects: Subjects,
     units: Vec<Arc<Unit>>,
     selection: RowSelection,
     /// Bytes of a row's pixels.
     pub(super) pixels: u64,
+}
+
+/// What the rows of a run are drawn of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Subjects {
+    Labels(Labels),
+    Prompts(Prompts),
+}
+
+impl Subjects {
+    /// What row `number` is drawn of.
+    pub fn of(&self, number: u64) -> Subject {
+        match self {
+            Subjects::Labels(labels) => labels.of(number).map_or(Subject::Nothing, Subject::Class),
+            Subjects::Prompts(prompts) => prompts.of_row(number).cloned().map_or(Subject::Nothing, Subject::Prompt),
+        }
+    }
+}
+
+/// What one row is drawn of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// No condition, or the learned null condition where the chain has one.
+    Nothing,
+    Class(u32),
+    Prompt(Prompt),
+}
+
+impl Subject {
+    /// The row's condition for a chain with this `condition`.
+    pub fn condition(&self, condition: &Condition) -> RowCondition {
+        match self {
+            Subject::Nothing => self::condition(condition, None),
+            Subject::Class(label) => self::condition(condition, Some(*label)),
+            Subject::Prompt(prompt) => RowCondition::Text(prompt.ids.clone()),
+        }
+    }
+
+    /// As the table has it.
+    pub fn label(&self) -> Option<i32> {
+        match self {
+            Subject::Class(label) => i32::try_from(*label).ok(),
+            Subject::Nothing | Subject::Prompt(_) => None,
+        }
+    }
+
+    /// As the table has it.
+    pub fn prompt(&self) -> Option<Arc<str>> {
+        match self {
+            Subject::Prompt(prompt) => Some(prompt.text.clone()),
+            Subject::Nothing | Subject::Class(_) => None,
+        }
+    }
 }
 
 /// The classes that rows take in turn.
@@ -98,17 +152,36 @@ impl SamplePlan {
         let model = Model::open(pipeline, choice, &pipeline.sample.compat).await?;
         let config = model.directory.config();
         let labels = Labels::choose(&pipeline.sample.labels, &config.condition)?;
-        if matches!(config.condition, Condition::Text(_)) {
-            tracing::info!("the chain is conditioned on text: without prompts, rows are drawn of its null condition");
-        }
-        let count = pipeline.sample.count.unwrap_or(0);
         let unit_rows = pipeline.sample.unit_rows;
-        let units = units(count, unit_rows)?;
-        let selection = RowSelection { count, unit_rows, labels: labels.name(&config.condition) };
+        let (subjects, selection) = match &pipeline.sample.prompts {
+            Some(url) => {
+                let prompts = prompts(pipeline, url, &model).await?;
+                let (digest, labels) = (Some(prompts.digest.clone()), "prompts".to_owned());
+                let selection = RowSelection { count: prompts.rows(), unit_rows, labels, prompts: digest };
+                (Subjects::Prompts(prompts), selection)
+            }
+            None => {
+                if matches!(config.condition, Condition::Text(_)) {
+                    tracing::info!("the chain is conditioned on text: without prompts, its null condition is drawn");
+                }
+                let count = pipeline.sample.count.unwrap_or(0);
+                let labels_name = labels.name(&config.condition);
+                (Subjects::Labels(labels), RowSelection { count, unit_rows, labels: labels_name, prompts: None })
+            }
+        };
+        let units = units(selection.count, unit_rows)?;
         let shape = model.directory.tokenizer_config().map_err(refused)?;
         let factor = shape.downsampling().unsigned_abs();
         let pixels = (config.tokens() as u64).saturating_mul(factor).saturating_mul(factor).saturating_mul(3);
-        Ok(SamplePlan { model, labels, units, selection, pixels })
+        Ok(SamplePlan { model, subjects, units, selection, pixels })
+    }
+
+    /// Prompts whose end is lost.
+    pub(super) fn cut(&self) -> u64 {
+        match &self.subjects {
+            Subjects::Prompts(prompts) => prompts.cut,
+            Subjects::Labels(_) => 0,
+        }
     }
 
     /// Loads the weights; with them the run's identity is known.
@@ -131,6 +204,18 @@ impl SamplePlan {
         let pending = outlook::<SamplesIdentity>(&plan.units, (&pipeline.output.url, keep), options.rank).await?;
         Ok(Description { plan: &plan, pipeline, pending: &pending }.to_string())
     }
+}
+
+/// The prompts at `url`.
+async fn prompts(pipeline: &Pipeline, url: &str, model: &Model) -> Result<Prompts, JobError> {
+    if pipeline.sample.labels != LabelChoice::Auto {
+        return Err(JobError::Usage("sample.labels and sample.prompts exclude each other: take one out".to_owned()));
+    }
+    let prompts = Prompts::read(url, &model.directory, pipeline.sample.count.unwrap_or(1)).await?;
+    if prompts.cut > 0 {
+        tracing::warn!("{} of {} prompts are longer than the chain's text and are cut", prompts.cut, prompts.len());
+    }
+    Ok(prompts)
 }
 
 /// Units of `unit_rows` rows, the last one of what is left.
@@ -182,8 +267,12 @@ impl fmt::Display for Description<'_> {
         let Description { plan, pipeline, pending } = self;
         writeln!(f, "model      {}", pipeline.chain.model)?;
         plan.model.describe(f)?;
-        let RowSelection { count, unit_rows, labels } = &plan.selection;
+        let RowSelection { count, unit_rows, labels, .. } = &plan.selection;
         writeln!(f, "rows       {count} in {} units of {unit_rows}, labels {labels}", plan.units.len())?;
+        if let Subjects::Prompts(prompts) = &plan.subjects {
+            let from = pipeline.sample.prompts.as_deref().unwrap_or_default();
+            writeln!(f, "prompts    {} from {from}, {} of them cut", prompts.len(), prompts.cut)?;
+        }
         writeln!(f, "           {} units for this process, {} to do", pending.own(), pending.units.len())?;
         writeln!(f, "output     {}", pipeline.output.url)?;
         pending.list(f)

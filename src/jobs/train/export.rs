@@ -28,15 +28,16 @@ pub fn network(
     ModelDirectory::write_scale(&plan.model, first, &network.network, tensors).map_err(JobError::failed)
 }
 
-/// Copies a file, under its final name when it is whole. A file is never copied onto itself.
+/// Copies a file, under its final name when it is whole. What is there already is left alone: it may be the file itself, or be in use.
 fn copy(from: &Path, to: &Path) -> Result<(), JobError> {
     let failed = |error: std::io::Error| {
         JobError::Failed(format!("cannot copy {} to {}: {error}", from.display(), to.display()))
     };
-    if to.exists() && from.canonicalize().map_err(failed)? == to.canonicalize().map_err(failed)? {
+    let bytes = std::fs::read(from).map_err(failed)?;
+    if std::fs::read(to).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
     // Several processes may train one chain.
     let partial = PathBuf::from(format!("{}.{}.partial", to.display(), std::process::id()));
-    std::fs::copy(from, &partial).and_then(|_| std::fs::rename(&partial, to)).map_err(failed)
+    std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, to)).map_err(failed)
 }

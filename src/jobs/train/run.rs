@@ -2,7 +2,7 @@
 
 use super::export;
 use super::plan::{TrainPlan, conditioning};
-use super::watch::Watch;
+use super::watch::{Watch, operations};
 use crate::chain::ScaleConfig;
 use crate::jobs::{JobError, open_output};
 use crate::torch::device::set_threads;
@@ -38,6 +38,8 @@ pub struct NetworkSummary {
     pub best: Option<(u64, f64)>,
     /// Tokens that this process trained on, a second.
     pub tokens_per_second: f64,
+    /// Operations of its networks that this process did, in 10^12 a second (`NetworkConfig::training_flops`).
+    pub teraflops: f64,
     /// Share of the time in which the device waited for latents.
     pub waiting: f64,
     pub file: PathBuf,
@@ -57,7 +59,12 @@ impl fmt::Display for NetworkSummary {
             write!(f, ", {} steps skipped whose loss was no number", self.skipped)?;
         }
         if self.own_steps > 0 {
-            write!(f, ", {:.0} tokens/s, {:.2} % waiting for data", self.tokens_per_second, self.waiting * 100.0)?;
+            let NetworkSummary { tokens_per_second, teraflops, waiting, .. } = self;
+            write!(
+                f,
+                ", {tokens_per_second:.0} tokens/s, {teraflops:.3} TFLOP/s, {:.2} % waiting for data",
+                waiting * 100.0
+            )?;
         }
         write!(f, ", {}", self.file.display())
     }
@@ -153,8 +160,9 @@ impl Run {
         if own_steps > 0 && self.checkpoints.newest() != Some(trainer.step_count()) {
             self.save(&trainer, &counts, &mut watch, None)?;
         }
-        let elapsed = start.elapsed();
+        let elapsed = start.elapsed().as_secs_f64().max(1e-9);
         let rows = own_steps * u64::from(section.batch_size) * u64::from(section.accumulate);
+        let tokens = plan.config.tokens() as u64;
         Ok(NetworkSummary {
             scales: self.network.scales.clone(),
             steps: trainer.step_count(),
@@ -162,8 +170,9 @@ impl Run {
             skipped: counts.skipped,
             loss: last.map(|stepped| stepped.loss),
             best: self.checkpoints.best(),
-            tokens_per_second: (rows * plan.config.tokens() as u64) as f64 / elapsed.as_secs_f64().max(1e-9),
-            waiting: feed.waited().as_secs_f64() / elapsed.as_secs_f64().max(1e-9),
+            tokens_per_second: (rows * tokens) as f64 / elapsed,
+            teraflops: (rows * tokens) as f64 * operations(&plan, &self.network) / elapsed / 1e12,
+            waiting: feed.waited().as_secs_f64() / elapsed,
             file: self.export(&trainer)?,
         })
     }

@@ -7,7 +7,7 @@ use crate::diffusion::{noise_floor, uniform_bound};
 use crate::imaging::{Rgb, encode_png, grid};
 use crate::jobs::JobError;
 use crate::jobs::work::dtype_name;
-use crate::training::watch::{Bound, History, Journal, Meter, ReportFacts, StepDone, bits, names, report};
+use crate::training::watch::{Bound, Journal, Meter, ReportFacts, StepDone, bits, names, report};
 use crate::training::{Measured, RunFolder, Stepped};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ pub struct Watch {
     /// Tokens and rows of a step.
     tokens: u64,
     rows: u64,
+    /// Operations for each token.
+    operations: f64,
     /// When the last step ended, and how long the feed had waited then.
     since: Instant,
     waited: Duration,
@@ -40,6 +42,7 @@ impl Watch {
             meter: Meter::new(section.steps),
             tokens: rows * plan.config.tokens() as u64,
             rows,
+            operations: operations(plan, network),
             since: Instant::now(),
             waited: Duration::ZERO,
             facts: facts(plan, network),
@@ -69,7 +72,10 @@ impl Watch {
             (names::GRADIENT_NORM, stepped.gradient_norm),
             (names::SKIPPED_STEPS, skipped as f64),
         ];
-        let reading = self.meter.read(step, &values);
+        let mut reading = self.meter.read(step, &values);
+        if let Some((_, pace)) = reading.scalars.iter().find(|(name, _)| *name == names::TOKENS_PER_S) {
+            reading.scalars.push((names::TERAFLOPS, pace * self.operations / 1e12));
+        }
         tracing::info!("{}; {}", reading.progress(), reading.speed());
         self.journal.scalars(step, &reading.scalars);
         self.journal.flush().await.map_err(JobError::failed)
@@ -99,9 +105,15 @@ impl Watch {
     /// Puts everything up to `step` where the report finds it. To be called before the checkpoint of `step` is written.
     pub async fn seal(&mut self, step: u64) -> Result<(), JobError> {
         self.journal.seal(step).await.map_err(JobError::failed)?;
-        let history = History::read(&self.folder).await.map_err(JobError::failed)?;
-        report::write(&self.folder, &self.facts, &history).await.map_err(JobError::failed)
+        report::write(&self.folder, &self.facts, self.journal.history()).await.map_err(JobError::failed)
     }
+}
+
+/// Operations that training does for each token it predicts.
+pub fn operations(plan: &TrainPlan, network: &ScaleConfig) -> f64 {
+    let (tokens, config) = (plan.config.tokens() as i64, &plan.config);
+    let of_a_row = network.network.training_flops(tokens, config.condition.shared_tokens() > 0);
+    of_a_row as f64 / tokens.max(1) as f64
 }
 
 /// What the report says of a run beside its curves.

@@ -1,9 +1,12 @@
 //! `imagebart train-tokenizer`: images to the weights of a VQGAN.
 
 mod export;
+mod perceptual;
 mod plan;
+mod settings;
 mod train;
 mod validate;
+mod watch;
 
 pub use plan::TokenizerPlan;
 pub use validate::Validation;
@@ -31,6 +34,8 @@ pub struct TrainTokenizerOptions {
 pub struct TrainTokenizerSummary {
     /// Optimizer steps, those of earlier runs included.
     pub steps: u64,
+    /// The step whose weights were exported.
+    pub exported: u64,
     /// Steps whose loss was not a number.
     pub skipped: u64,
     /// Epochs that were begun.
@@ -45,7 +50,11 @@ pub struct TrainTokenizerSummary {
 
 impl fmt::Display for TrainTokenizerSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "trained    {} steps, {} of them skipped, in {} epochs", self.steps, self.skipped, self.epochs)?;
+        let Self { steps, exported, skipped, epochs, .. } = self;
+        writeln!(
+            f,
+            "trained    {steps} steps, {skipped} of them skipped, in {epochs} epochs; step {exported} is exported"
+        )?;
         if self.read.rejected() > 0 {
             let reasons: Vec<String> = self.read.rejects.iter().map(|(why, count)| format!("{why}: {count}")).collect();
             writeln!(f, "images     {} read, left out: {}", self.read.samples, reasons.join(", "))?;

@@ -1,6 +1,6 @@
 //! What a `train-tokenizer` will do, found out before any work: images, network, losses, and what the run is.
 
-use super::TrainTokenizerOptions;
+use super::{TrainTokenizerOptions, perceptual, settings};
 use crate::config::{ByteSize, Pipeline, TrainTokenizerSection};
 use crate::datasets::{Reader, Unit};
 use crate::digest::hex;
@@ -8,17 +8,12 @@ use crate::jobs::encode::{config_of, preprocess_of, reader_of};
 use crate::jobs::work::{bytes_of, processors};
 use crate::jobs::{JobError, open_output};
 use crate::torch::device::DeviceInUse;
-use crate::torch::weights::{Weights, WeightsFile};
+use crate::torch::weights::{TensorSpec, WeightsFile};
 use crate::training::images::{ImageOptions, Images};
-use crate::training::tokenizer::{CodebookConfig, Rates, TrainerConfig};
-use crate::training::{CheckpointError, Checkpoints, LearningRate, RunFolder};
+use crate::training::tokenizer::TrainerConfig;
+use crate::training::{CheckpointError, Checkpoints, RunFolder};
 use crate::vqgan::VqganConfig;
-use crate::vqgan::discriminator::DiscriminatorConfig;
-use crate::vqgan::losses::{Adversarial, LossConfig};
-use crate::vqgan::lpips::Lpips;
-use crate::vqgan::ops::Layout;
-use crate::vqgan::quantizer::Commitment;
-use serde_json::Value;
+use crate::vqgan::lpips::Perceptual;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,23 +22,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tch::Tensor;
 
-/// The keys of `[train_tokenizer]` that do not change what a step does.
-const INDIFFERENT: [&str; 14] = [
-    "to",
-    "validation",
-    "validation_list",
-    "validation_images",
-    "steps",
-    "shrink",
-    "shrink_min_count",
-    "log_every",
-    "checkpoint_every",
-    "keep",
-    "validate_every",
-    "sample_every",
-    "max_bad_steps",
-    "lpips",
-];
 /// Where checkpoints lie under the run's folder.
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -51,7 +29,8 @@ const CHECKPOINTS: &str = "checkpoints";
 pub struct TokenizerPlan {
     pub(super) section: TrainTokenizerSection,
     pub(super) trainer: TrainerConfig,
-    pub(super) lpips: Option<Weights>,
+    /// Taken out when training begins.
+    pub(super) perceptual: Option<Perceptual>,
     pub(super) images: Images,
     pub(super) validation: Option<Images>,
     pub(super) device: DeviceInUse,
@@ -75,7 +54,8 @@ impl TokenizerPlan {
         let section = pipeline.train_tokenizer.clone();
         let network = network_of(pipeline)?;
         let device = options.device.resolve().map_err(usage)?;
-        let lpips = lpips_of(&section)?;
+        let perceptual = section.lpips.as_ref().map(|path| perceptual::load(path, pipeline.image.size, device.device));
+        let (perceptual, fingerprint) = perceptual.transpose()?.unzip();
         let (reader, units) = split_of(pipeline, "dataset").await?;
         let options_of = image_options(pipeline)?;
         let preprocess = preprocess_of(pipeline)?;
@@ -95,8 +75,8 @@ impl TokenizerPlan {
         let threads = pipeline.run.threads.resolve(None, processors);
         let threads = NonZeroUsize::new(threads as usize)
             .ok_or_else(|| JobError::Usage("run.threads must be 1 or more".to_owned()))?;
-        let trainer = trainer_of(pipeline, network, &device);
-        let identity = identity_of(pipeline, &trainer.network, lpips.as_ref(), &units)?;
+        let trainer = settings::trainer(pipeline, network, &device);
+        let identity = settings::identity(pipeline, &trainer.network, fingerprint, &units)?;
         let base = pipeline.output.url.trim_end_matches('/');
         let to = if section.to.is_empty() { format!("{base}/train-tokenizer") } else { section.to.clone() };
         let plan = TokenizerPlan {
@@ -104,7 +84,7 @@ impl TokenizerPlan {
             side: pipeline.image.size,
             section,
             trainer,
-            lpips,
+            perceptual,
             images,
             validation,
             device,
@@ -143,7 +123,7 @@ impl TokenizerPlan {
 
     /// Opens the run's checkpoints.
     pub(super) async fn checkpoints(&self, overwrite: bool) -> Result<Checkpoints, JobError> {
-        let folder = self.folder(true).await?.below(CHECKPOINTS);
+        let folder = self.folder().await?.below(CHECKPOINTS);
         if overwrite {
             Checkpoints::clear(&folder).await.map_err(refused)?;
         }
@@ -151,8 +131,8 @@ impl TokenizerPlan {
     }
 
     /// The run's folder.
-    pub(super) async fn folder(&self, create: bool) -> Result<RunFolder, JobError> {
-        Ok(RunFolder::of(&open_output(&self.to, create).await?))
+    pub(super) async fn folder(&self) -> Result<RunFolder, JobError> {
+        Ok(RunFolder::of(&open_output(&self.to, true).await?))
     }
 }
 
@@ -192,13 +172,6 @@ fn network_of(pipeline: &Pipeline) -> Result<VqganConfig, JobError> {
     Ok(config)
 }
 
-/// The weights of LPIPS, where a file is given.
-fn lpips_of(section: &TrainTokenizerSection) -> Result<Option<Weights>, JobError> {
-    let Some(path) = &section.lpips else { return Ok(None) };
-    let weights = WeightsFile::open(path).and_then(|mut file| file.load(&Lpips::tensors()));
-    weights.map(Some).map_err(|error| JobError::Usage(format!("train_tokenizer.lpips: {error}")))
-}
-
 /// Reader and units of a split.
 async fn split_of(pipeline: &Pipeline, what: &str) -> Result<(Arc<dyn Reader>, Vec<Arc<Unit>>), JobError> {
     let reader = reader_of(pipeline).await?;
@@ -228,18 +201,8 @@ fn validation_of(pipeline: &Pipeline) -> Option<Pipeline> {
 fn image_options(pipeline: &Pipeline) -> Result<ImageOptions, JobError> {
     let section = &pipeline.train_tokenizer;
     let workers = pipeline.run.decode_workers.resolve(None, processors) as usize;
-    let positive = [
-        ("run.decode_workers", workers as u64),
-        ("train_tokenizer.batch_size", u64::from(section.batch_size)),
-        ("train_tokenizer.accumulate", u64::from(section.accumulate)),
-        ("train_tokenizer.steps", section.steps),
-        ("train_tokenizer.window_images", section.window_images),
-        ("train_tokenizer.log_every", section.log_every),
-        ("train_tokenizer.checkpoint_every", section.checkpoint_every),
-        ("train_tokenizer.validate_every", section.validate_every),
-    ];
-    if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
-        return Err(JobError::Usage(format!("{key} must be 1 or more")));
+    if workers == 0 {
+        return Err(JobError::Usage("run.decode_workers must be 1 or more".to_owned()));
     }
     Ok(ImageOptions {
         seed: pipeline.run.seed,
@@ -250,88 +213,29 @@ fn image_options(pipeline: &Pipeline) -> Result<ImageOptions, JobError> {
     })
 }
 
-fn trainer_of(pipeline: &Pipeline, network: VqganConfig, device: &DeviceInUse) -> TrainerConfig {
-    let section = &pipeline.train_tokenizer;
-    let seed = pipeline.run.seed;
-    let rate = |max: f64| LearningRate {
-        warm_up_steps: section.warm_up_steps,
-        max_decay_steps: section.decay_steps.unwrap_or(u64::MAX),
-        start: 0.0,
-        max,
-        min: max / 100.0,
-    };
-    let starts = section.disc_start.map(|step| i64::try_from(step).unwrap_or(i64::MAX));
-    let shape = DiscriminatorConfig {
-        in_channels: network.out_ch,
-        ndf: i64::from(section.disc_ndf),
-        layers: section.disc_layers as usize,
-    };
-    TrainerConfig {
-        losses: LossConfig {
-            disc_start: starts.unwrap_or(i64::MAX),
-            disc_factor: section.disc_factor,
-            disc_weight: section.disc_weight,
-            codebook_weight: section.codebook_weight,
-            perceptual_weight: if section.lpips.is_some() { section.perceptual_weight } else { 0.0 },
-            disc_loss: Adversarial::Hinge,
-        },
-        discriminator: starts.map(|_| shape),
-        commitment: Commitment { beta: section.beta, legacy: section.legacy },
-        codebook: CodebookConfig { decay: section.codebook_ema, restart_after: section.restart_after, seed },
-        ema: section.ema,
-        rates: Rates { generator: rate(section.lr), discriminator: rate(section.disc_lr.unwrap_or(section.lr)) },
-        network,
-        seed,
-        device: device.device,
-        layout: Layout::Contiguous,
-    }
-}
-
-/// What changes the result of a run, and what must therefore stay as it is.
-fn identity_of(
-    pipeline: &Pipeline,
-    network: &VqganConfig,
-    lpips: Option<&Weights>,
-    units: &[Arc<Unit>],
-) -> Result<BTreeMap<String, String>, JobError> {
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let mut identity = BTreeMap::new();
-    let sections = [
-        ("train_tokenizer", serde_json::to_value(&pipeline.train_tokenizer)),
-        ("image", serde_json::to_value(&pipeline.image)),
-    ];
-    for (section, value) in sections {
-        let Value::Object(keys) = value.map_err(JobError::failed)? else { continue };
-        let keys = keys.iter().filter(|(key, _)| section == "image" || !INDIFFERENT.contains(&key.as_str()));
-        identity.extend(keys.map(|(key, value)| (format!("{section}.{key}"), text(value))));
-    }
-    identity.insert("network".to_owned(), serde_json::to_string(network).map_err(JobError::failed)?);
-    identity.insert("seed".to_owned(), pipeline.run.seed.to_string());
-    identity.insert("lpips".to_owned(), lpips.map_or("none", Weights::fingerprint).to_owned());
-    let mut names = Sha256::new();
-    for unit in units {
-        names.update(format!("{}\n", unit.name).as_bytes());
-    }
-    identity.insert("dataset.format".to_owned(), pipeline.dataset.format.clone());
-    identity.insert("dataset.units".to_owned(), hex(&names.finalize()));
-    Ok(identity)
-}
-
 impl TokenizerPlan {
     /// What would be done, for `--dry-run`.
     ///
     /// # Errors
     /// A folder of checkpoints that cannot be read.
     pub async fn describe(&self) -> Result<String, JobError> {
-        Ok(self.to_string())
+        let section = &self.section;
+        let step = u64::from(section.batch_size) * u64::from(section.accumulate);
+        let epochs = match self.images.estimate().await {
+            Some(images) => format!(
+                "{} of them make an epoch of about {images} images, by the size of the first ones",
+                images / step.max(1)
+            ),
+            None => "the images of an epoch are known when they are read".to_owned(),
+        };
+        Ok(format!("{self}epochs     {epochs}\n"))
     }
 }
 
 impl fmt::Display for TokenizerPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let network = &self.trainer.network;
-        let count =
-            |tensors: &[crate::torch::weights::TensorSpec]| tensors.iter().map(|tensor| tensor.numel()).sum::<i64>();
+        let count = |tensors: &[TensorSpec]| tensors.iter().map(|tensor| tensor.numel()).sum::<i64>();
         let parameters = count(&network.tensors());
         let critic = self.trainer.discriminator.map_or(0, |critic| count(&critic.tensors()));
         let grid = i64::from(self.side) / network.downsampling();
@@ -353,11 +257,6 @@ impl fmt::Display for TokenizerPlan {
         writeln!(f, "folder     {}", self.to)?;
         writeln!(f, "tokenizer  {}", self.weights.display())
     }
-}
-
-/// The tensors of LPIPS on a device.
-pub(super) fn lpips_on(weights: Option<&Weights>, device: tch::Device) -> Result<Option<Lpips>, JobError> {
-    weights.map(|weights| Lpips::load(weights, device)).transpose().map_err(JobError::failed)
 }
 
 /// Pixels `[n, side, side, 3]` on the device, as the network takes them.

@@ -1,11 +1,12 @@
 //! How well the weights at hand do on held-out images.
 
 use super::plan::upload;
+use crate::imaging::Rgb;
 use crate::jobs::JobError;
 use crate::jobs::shrink::Usage;
 use crate::torch::weights::Weights;
 use crate::training::images::Images;
-use crate::vqgan::lpips::Lpips;
+use crate::vqgan::lpips::Perceptual;
 use crate::vqgan::network::Codebook;
 use crate::vqgan::ops::{Layout, Placement};
 use crate::vqgan::tokenizer::to_pixels;
@@ -53,7 +54,7 @@ pub struct Trial<'a> {
     /// Images that are looked at; all without.
     pub limit: Option<u64>,
     pub device: Device,
-    pub lpips: Option<&'a Lpips>,
+    pub perceptual: Option<&'a Perceptual>,
 }
 
 impl Trial<'_> {
@@ -64,10 +65,7 @@ impl Trial<'_> {
         weights: BTreeMap<String, Tensor>,
     ) -> Result<(Validation, Usage), JobError> {
         let _guard = tch::no_grad_guard();
-        let placement = Placement { device: self.device, kind: Kind::Float, layout: Layout::ChannelsLast };
-        let config = VqganConfig { used: None, ..config.clone() };
-        let weights = Weights::from_tensors("the tokenizer", weights).map_err(JobError::failed)?;
-        let network = Vqgan::load(&config, &weights, placement, false).map_err(JobError::failed)?;
+        let network = self.network(config, weights)?;
         let mut sums = Sums::new(config.n_embed);
         let mut feed = self.images.once();
         while let Some(batch) = feed.next_batch().map_err(JobError::failed)? {
@@ -84,21 +82,45 @@ impl Trial<'_> {
         if sums.images == 0 {
             return Err(JobError::Usage("none of the validation images can be read".to_owned()));
         }
-        Ok(sums.figures(self.lpips.is_some()))
+        Ok(sums.figures(self.perceptual.is_some()))
+    }
+
+    /// Pictures of `pixels`, each followed by its reconstruction.
+    pub fn pairs(
+        &self,
+        config: &VqganConfig,
+        weights: BTreeMap<String, Tensor>,
+        pixels: &[u8],
+    ) -> Result<Vec<Rgb>, JobError> {
+        let _guard = tch::no_grad_guard();
+        let network = self.network(config, weights)?;
+        let decoded = || {
+            let decoded = reconstruct(&network, &upload(pixels, self.side, self.device)?)?.1;
+            Vec::<u8>::try_from(to_pixels(&decoded)?.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)
+        };
+        let decoded = decoded().map_err(JobError::failed)?;
+        let size = (self.side as usize * self.side as usize * 3).max(1);
+        let picture = |pixels: &[u8]| Rgb { width: self.side, height: self.side, pixels: pixels.to_vec() };
+        let pairs = pixels.chunks_exact(size).zip(decoded.chunks_exact(size));
+        Ok(pairs.flat_map(|(original, decoded)| [picture(original), picture(decoded)]).collect())
+    }
+
+    /// A network for inference.
+    fn network(&self, config: &VqganConfig, weights: BTreeMap<String, Tensor>) -> Result<Vqgan, JobError> {
+        let placement = Placement { device: self.device, kind: Kind::Float, layout: Layout::ChannelsLast };
+        let config = VqganConfig { used: None, ..config.clone() };
+        let weights = Weights::from_tensors("the tokenizer", weights).map_err(JobError::failed)?;
+        Vqgan::load(&config, &weights, placement, false).map_err(JobError::failed)
     }
 
     fn add(&self, network: &Vqgan, pixels: &[u8], sums: &mut Sums) -> Result<(), TchError> {
         let images = upload(pixels, self.side, self.device)?;
-        let Codebook::Nearest(quantizer) = &network.codebook else {
-            return Err(TchError::Kind("a Gumbel tokenizer".to_owned()));
-        };
-        let indices = quantizer.indices(&network.features(&images)?)?;
-        let decoded = network.decode(&quantizer.entries(&indices)?)?;
+        let (indices, decoded) = reconstruct(network, &images)?;
         let count = images.size4()?.0;
         let l1 = images.f_sub(&decoded)?.f_abs()?.f_mean(Kind::Double)?.f_double_value(&[])?;
         sums.l1 += l1 * count as f64;
-        if let Some(lpips) = self.lpips {
-            let distance = lpips.distance(&images, &decoded)?.f_mean(Kind::Double)?.f_double_value(&[])?;
+        if let Some(perceptual) = self.perceptual {
+            let distance = perceptual.distance(&images, &decoded)?.f_mean(Kind::Double)?.f_double_value(&[])?;
             sums.perceptual += distance * count as f64;
         }
         let shown = to_pixels(&decoded)?.f_to_device(Device::Cpu)?.f_flatten(1, -1)?.f_to_kind(Kind::Double)?;
@@ -113,6 +135,16 @@ impl Trial<'_> {
         sums.images += count as u64;
         Ok(())
     }
+}
+
+/// Indices of images, and what is decoded from them.
+fn reconstruct(network: &Vqgan, images: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+    let Codebook::Nearest(quantizer) = &network.codebook else {
+        return Err(TchError::Kind("a Gumbel tokenizer".to_owned()));
+    };
+    let indices = quantizer.indices(&network.features(images)?)?;
+    let decoded = network.decode(&quantizer.entries(&indices)?)?;
+    Ok((indices, decoded))
 }
 
 /// Sums over images.

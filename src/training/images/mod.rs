@@ -14,7 +14,7 @@ mod window;
 
 pub use feed::{ImageBatch, ImageFeed};
 
-use crate::datasets::{Reader, Unit};
+use crate::datasets::{Entry, Output, Reader, Unit};
 use crate::flow::FlowError;
 use crate::imaging::{CropMode, Flip, Preprocess};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ use std::sync::Arc;
 
 /// Windows in memory: in use, ready, being read.
 const WINDOWS: u64 = 3;
+/// Images that an estimate of their number looks at.
+const LOOKED_AT: u64 = 64;
 
 /// Why images cannot be streamed.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,34 @@ impl Images {
         (side * side).saturating_mul(3).saturating_mul(self.options.window.max(1)).saturating_mul(WINDOWS)
     }
 
+    /// About how many images there are, by the mean size of the first ones: only reading all would tell exactly. None where
+    /// these cannot be read.
+    pub async fn estimate(&self) -> Option<u64> {
+        let unit = self.units.first()?.clone();
+        let (sender, entries) = Output::channel(1);
+        let reader = self.reader.clone();
+        let reading = tokio::spawn(async move { reader.read(&unit, &sender).await });
+        let (mut found, mut size) = (0u64, 0u64);
+        while found < LOOKED_AT
+            && let Ok(entry) = entries.recv().await
+        {
+            found += 1;
+            size += if let Entry::Sample(sample) = entry { sample.image.len() as u64 } else { 0 };
+        }
+        // Nobody listens any more, and the reader ends.
+        drop(entries);
+        let _ = reading.await;
+        if found < LOOKED_AT {
+            // Those are all of a unit, and units are alike.
+            return Some(found * self.units.len() as u64).filter(|images| *images > 0);
+        }
+        // A source that several units share counts once.
+        let sources = self.units.iter().flat_map(|unit| &unit.sources);
+        let sizes: BTreeMap<&str, u64> = sources.map(|source| (source.path.as_str(), source.size)).collect();
+        let all: u64 = sizes.values().sum();
+        (size > 0).then(|| (all as f64 / size as f64 * found as f64).round() as u64)
+    }
+
     /// Batches from `cursor` on, without end. Must be called on a tokio runtime, where the reading goes on.
     pub fn train(&self, cursor: Cursor) -> ImageFeed {
         ImageFeed::start(self, cursor, true)
@@ -133,6 +163,8 @@ impl Images {
 
     /// All images once, in the dataset's order, the last batch smaller where it must be. Must be called on a tokio runtime.
     pub fn once(&self) -> ImageFeed {
-        ImageFeed::start(self, Cursor::default(), false)
+        // Nothing is shuffled: a window need not be larger than a batch.
+        let options = ImageOptions { window: self.options.batch as u64, ..self.options };
+        ImageFeed::start(&Images { options, ..self.clone() }, Cursor::default(), false)
     }
 }

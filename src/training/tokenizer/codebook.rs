@@ -121,3 +121,60 @@ pub fn use_of(counts: &Tensor) -> Result<(f64, f64), TchError> {
     let (used, entropy) = shares.fold((0u32, 0.0), |(used, entropy), share| (used + 1, entropy - share * share.ln()));
     Ok((f64::from(used), entropy.exp()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
+        Vec::try_from(tensor).expect("two dimensions")
+    }
+
+    #[test]
+    fn entries_follow_the_means_of_their_features() -> Outcome {
+        let entries = Tensor::from_slice(&[0.0f32, 0.0, 8.0, 8.0]).view([2, 2]);
+        let config = CodebookConfig { decay: Some(0.5), restart_after: None, seed: 0 };
+        let mut codebook = Codebook::new(config, &entries)?;
+        let features = Tensor::from_slice(&[2.0f32, 0.0, 4.0, 0.0, 3.0, 3.0]).view([3, 2]);
+        for _ in 0..30 {
+            codebook.update(&entries, &features, &Tensor::from_slice(&[0i64, 0, 0]), 0)?;
+        }
+        // The mean of its features; the other one, which has none, stays where it is.
+        for (found, expected) in rows(&entries).concat().iter().zip([3.0, 1.0, 8.0, 8.0]) {
+            assert!((found - expected).abs() < 0.05, "{found} {expected}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn dead_entries_are_placed_at_different_features() -> Outcome {
+        let entries = Tensor::zeros([4, 1], (Kind::Float, Device::Cpu));
+        let config = CodebookConfig { decay: None, restart_after: Some(3), seed: 1 };
+        let mut codebook = Codebook::new(config, &entries)?;
+        let features = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0]).view([5, 1]);
+        let zero = Tensor::from_slice(&[0i64; 5]);
+        // The first step places all that it does not use.
+        let placed = codebook.update(&entries, &features, &zero, 0)?.ok_or("some are placed")?;
+        assert_eq!(Vec::<i64>::try_from(placed)?, [1, 2, 3]);
+        let mut places = rows(&entries).concat();
+        assert_eq!(places.remove(0), 0.0);
+        places.sort_by(f32::total_cmp);
+        places.dedup();
+        assert!(places.len() == 3 && places.iter().all(|place| (1.0..=5.0).contains(place)), "{places:?}");
+        // Then none for three steps, in which 2 is used once.
+        assert!(codebook.update(&entries, &features, &zero, 1)?.is_none());
+        assert!(codebook.update(&entries, &features, &Tensor::from_slice(&[0i64, 0, 2, 0, 0]), 2)?.is_none());
+        let placed = codebook.update(&entries, &features, &zero, 3)?.ok_or("some are placed")?;
+        assert_eq!(Vec::<i64>::try_from(placed)?, [1, 3]);
+        Ok(())
+    }
+
+    #[test]
+    fn use_is_counted_and_weighed() -> Outcome {
+        assert_eq!(use_of(&Tensor::from_slice(&[4i64, 0, 4, 0]))?, (2.0, 2.0));
+        assert_eq!(use_of(&Tensor::from_slice(&[7i64]))?, (1.0, 1.0));
+        Ok(())
+    }
+}

@@ -6,6 +6,8 @@
 
 mod codebook;
 mod state;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use codebook::CodebookConfig;

@@ -6,7 +6,7 @@ use crate::torch::weights::Weights;
 use crate::training::{AdamW, AdamWConfig, Ema, LearningRate, ParameterGroup};
 use crate::vqgan::discriminator::{Discriminator, DiscriminatorConfig};
 use crate::vqgan::losses::{GeneratorLoss, LossConfig, Pair, VqganLoss};
-use crate::vqgan::lpips::Lpips;
+use crate::vqgan::lpips::Perceptual;
 use crate::vqgan::network;
 use crate::vqgan::ops::{Layout, Placement};
 use crate::vqgan::quantizer::{Commitment, Quantized};
@@ -91,6 +91,8 @@ pub struct Figures {
     pub perplexity: f64,
     /// Codes that were placed anew.
     pub restarted: f64,
+    /// Whether the discriminator counted.
+    pub judged: bool,
     pub rate: f64,
 }
 
@@ -107,11 +109,11 @@ struct Passed {
 const SCALARS: usize = 9;
 
 impl Trainer {
-    /// Fresh networks. `perceptual`: LPIPS on the same device.
+    /// Fresh networks. `perceptual`: on the same device.
     ///
     /// # Errors
     /// A shape that is not trained here; what libtorch reports.
-    pub fn new(config: TrainerConfig, perceptual: Option<Lpips>) -> Result<Trainer, TrainerError> {
+    pub fn new(config: TrainerConfig, perceptual: Option<Perceptual>) -> Result<Trainer, TrainerError> {
         if config.network.gumbel {
             return Err(TrainerError::Gumbel);
         }
@@ -147,6 +149,11 @@ impl Trainer {
         self.step
     }
 
+    /// The perceptual distance, where it is on.
+    pub fn perceptual(&self) -> Option<&Perceptual> {
+        self.losses.perceptual.as_ref()
+    }
+
     /// The network's shape.
     pub fn network(&self) -> &VqganConfig {
         &self.config.network
@@ -167,6 +174,7 @@ impl Trainer {
         let passed = batches.iter().map(|images| self.pass(images, counts, share)).collect::<Result<Vec<_>, _>>()?;
         let gradient = self.gradient_norm()?;
         let mut figures = figures(&passed, &gradient)?;
+        figures.judged = counts;
         figures.rate = self.config.rates.generator.at(self.step);
         let skipped = !figures.is_finite();
         if skipped {

@@ -50,7 +50,7 @@ impl History {
         Ok(history)
     }
 
-    fn add(&mut self, step: u64, told: Told) {
+    pub(super) fn add(&mut self, step: u64, told: Told) {
         match told {
             Told::Scalar(name, value) => {
                 if self.series.len() < MAX_NAMES || self.series.contains_key(&name) {

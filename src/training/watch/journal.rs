@@ -10,7 +10,8 @@
 //! the trainer: [`Journal::seal`] with a checkpoint's step *before* the checkpoint is committed. Killed between the two, the
 //! run goes on at the checkpoint before, and the sealed segment is told anew.
 
-use super::events::{self, Picture, Records};
+use super::events::{self, Picture, Records, Told};
+use super::history::History;
 use crate::training::{FolderError, RunFolder};
 use bytes::Bytes;
 use std::time::SystemTime;
@@ -46,6 +47,8 @@ pub(super) fn segment_start(name: &str) -> Option<u64> {
 pub struct Journal {
     folder: RunFolder,
     segment: Segment,
+    /// Everything that was told, in this process and before it.
+    history: History,
 }
 
 /// The segment that is being told.
@@ -82,18 +85,23 @@ impl Journal {
         if let Some((_, name)) = kept.last() {
             cut(&folder, name, step).await?;
         }
-        Ok(Journal { folder, segment: Segment::new(step) })
+        let history = History::read(&folder).await?;
+        Ok(Journal { folder, segment: Segment::new(step), history })
     }
 
     /// Tells scalars of `step`, by name. They are kept as float32; NaN and infinities are told as such.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) {
         events::scalars(now(), step, values, self.file());
+        for (name, value) in values {
+            self.history.add(step, Told::Scalar((*name).to_owned(), f64::from(*value as f32)));
+        }
     }
 
     /// Shows a picture under the name `tag`: a PNG file of `width` by `height` pixels.
     pub fn image(&mut self, step: u64, tag: &str, png: &[u8], width: u32, height: u32) {
         let picture = Picture { step, file: Bytes::copy_from_slice(png), width, height };
         events::image(now(), tag, &picture, self.file());
+        self.history.add(step, Told::Picture(tag.to_owned(), picture));
     }
 
     /// Puts the open segment as it is. Without news nothing is written.
@@ -122,6 +130,11 @@ impl Journal {
             self.segment = Segment::new(step);
         }
         Ok(())
+    }
+
+    /// Everything that was told so far: what [`History::read`] would find once it is flushed.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     fn file(&mut self) -> &mut Vec<u8> {

@@ -25,7 +25,7 @@ pub fn provenance(codes: u32) -> Provenance<SamplesIdentity> {
         schedule: vec![1.0, 0.63605, 0.0],
         settings,
         compat: "default".to_owned(),
-        rows: RowSelection { count: 10, unit_rows: 4, labels: "all".to_owned() },
+        rows: RowSelection { count: 10, unit_rows: 4, labels: "all".to_owned(), prompts: None },
         edit: None,
         image: "png".to_owned(),
         seed: 23,

@@ -1,0 +1,160 @@
+//! A chain that draws shapes from captions, and completes pictures of them.
+
+use super::DemoError;
+use super::scenes::SIDE;
+use super::words::Caption;
+use crate::chain::{
+    Chain, Condition, EditOptions, EditRow, ModelDirectory, Row, RowCondition, SampleError, ScaleConfig, ScaleSettings,
+    SettingsLists,
+};
+use crate::imaging::Rgb;
+use crate::jobs::JobError;
+use crate::jobs::model::refused;
+use crate::random::RowKey;
+use crate::text::TextTokenizer;
+use crate::torch::device::DeviceInUse;
+use crate::torch::weights::Weights;
+use crate::transformer::Placement;
+use crate::vqgan::{Tokenizer, TokenizerOptions};
+use std::path::Path;
+use std::sync::Arc;
+use tch::Kind;
+
+/// Pictures that the networks see at once.
+const BATCH: usize = 16;
+
+/// Which half of a picture is given; the other is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    Upper,
+    Lower,
+}
+
+/// A picture to complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Torn {
+    pub tokens: Vec<u16>,
+    /// What the whole picture shows, where that is told.
+    pub caption: Option<Caption>,
+}
+
+/// The networks of a model directory in float32.
+#[derive(Debug)]
+pub struct Artist {
+    directory: ModelDirectory,
+    chain: Chain,
+    tokenizer: Tokenizer,
+    text: TextTokenizer,
+    settings: Arc<[ScaleSettings]>,
+    length: usize,
+    seed: u64,
+}
+
+impl Artist {
+    /// Loads a chain that is conditioned on text and draws pictures of the data set's size.
+    ///
+    /// # Errors
+    /// [`JobError::Usage`] for a model that is no such chain, and for settings that do not fit it.
+    pub fn open(model: &Path, device: &DeviceInUse, settings: &SettingsLists, seed: u64) -> Result<Artist, JobError> {
+        let directory = ModelDirectory::open(model).map_err(refused)?;
+        let config = directory.config();
+        let Condition::Text(text) = config.condition else {
+            let message = format!("the chain in {} is not conditioned on text, so it has no captions", model.display());
+            return Err(JobError::Usage(message));
+        };
+        directory.check_image_size((SIDE, SIDE)).map_err(refused)?;
+        let settings = settings
+            .resolve(config.scales(), config.codebook_size, &config.condition)
+            .map_err(|error| JobError::Usage(error.to_string()))?;
+        let chain = directory.load(Placement { device: device.device, kind: Kind::Float }).map_err(refused)?;
+        let options = TokenizerOptions { device: device.device, ..TokenizerOptions::default() };
+        let tokenizer = directory.load_tokenizer(options).map_err(refused)?;
+        let file = directory.text_tokenizer_file();
+        let words = TextTokenizer::open(file).map_err(|error| JobError::Usage(error.to_string()))?;
+        let length = usize::try_from(text.length).unwrap_or(0);
+        Ok(Artist { directory, chain, tokenizer, text: words, settings, length, seed })
+    }
+
+    /// The chain.
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// The weights of one of the chain's networks, read anew.
+    pub fn weights(&self, network: &ScaleConfig) -> Result<Weights, JobError> {
+        self.directory.load_weights(network).map_err(refused)
+    }
+
+    /// What turns captions into ids.
+    pub fn text(&self) -> &TextTokenizer {
+        &self.text
+    }
+
+    /// A picture for each caption, by the random numbers that `imagebart sample` has for the same rows.
+    pub fn draw(&self, captions: &[Caption]) -> Result<Vec<Rgb>, JobError> {
+        let mut pictures = Vec::with_capacity(captions.len());
+        for (at, captions) in (0..).step_by(BATCH).zip(captions.chunks(BATCH)) {
+            let rows: Result<Vec<Row>, JobError> =
+                (at..).zip(captions).map(|(number, caption)| self.row("rows", number, Some(caption))).collect();
+            let grids = self.chain.sample(&rows?).map_err(JobError::failed)?;
+            pictures.extend(self.decode(&grids)?);
+        }
+        Ok(pictures)
+    }
+
+    /// The pictures with the half that is not given drawn anew.
+    pub fn complete(&self, torn: &[Torn], given: Given) -> Result<Vec<Rgb>, JobError> {
+        let (rows, columns) = self.chain.config().grid;
+        let upper = (rows / 2 * columns) as usize;
+        let known: Vec<bool> =
+            (0..self.chain.config().tokens()).map(|token| (token < upper) == (given == Given::Upper)).collect();
+        let mut pictures = Vec::with_capacity(torn.len());
+        for (at, torn) in (0..).step_by(BATCH).zip(torn.chunks(BATCH)) {
+            let row = |(number, torn): (u64, &Torn)| {
+                let row = self.row("completions", number, torn.caption.as_ref())?;
+                Ok(EditRow { row, tokens: torn.tokens.clone(), known: known.clone() })
+            };
+            let rows: Result<Vec<EditRow>, JobError> = (at..).zip(torn).map(row).collect();
+            let edited = self.chain.edit(&rows?, &EditOptions::default());
+            let grids = edited.map_err(|error: SampleError| JobError::failed(error))?;
+            pictures.extend(self.decode(&grids)?);
+        }
+        Ok(pictures)
+    }
+
+    /// The token grids of pictures of the data set.
+    pub fn encode(&self, pictures: &[Rgb]) -> Result<Vec<Vec<u16>>, JobError> {
+        let mut grids = Vec::with_capacity(pictures.len());
+        for (at, pictures) in (0..).step_by(BATCH).zip(pictures.chunks(BATCH)) {
+            let images: Vec<&[u8]> = pictures.iter().map(|picture| picture.pixels.as_slice()).collect();
+            let keys: Vec<RowKey> =
+                (at..).take(pictures.len()).map(|number| RowKey::new(self.seed, "pictures", number, 0)).collect();
+            if let Some(other) = pictures.iter().find(|picture| (picture.width, picture.height) != (SIDE, SIDE)) {
+                return Err(JobError::failed(DemoError::Side { width: other.width, height: other.height }));
+            }
+            grids.extend(self.tokenizer.encode(&images, (SIDE, SIDE), &keys).map_err(JobError::failed)?);
+        }
+        Ok(grids)
+    }
+
+    /// The pictures of token grids.
+    pub fn decode(&self, grids: &[Vec<u16>]) -> Result<Vec<Rgb>, JobError> {
+        let mut pictures = Vec::with_capacity(grids.len());
+        for grids in grids.chunks(BATCH) {
+            let grids: Vec<&[u16]> = grids.iter().map(Vec::as_slice).collect();
+            pictures.extend(self.tokenizer.decode(&grids, self.chain.config().grid).map_err(JobError::failed)?);
+        }
+        Ok(pictures)
+    }
+
+    fn row(&self, unit: &str, number: u64, caption: Option<&Caption>) -> Result<Row, JobError> {
+        let condition = match caption {
+            None => RowCondition::Null,
+            Some(caption) => {
+                let ids = self.text.encode(&caption.to_string(), self.length).map_err(JobError::failed)?.ids;
+                RowCondition::Text(ids)
+            }
+        };
+        Ok(Row { key: RowKey::new(self.seed, unit, number, 0), condition, settings: self.settings.clone() })
+    }
+}
