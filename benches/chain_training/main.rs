@@ -1,7 +1,7 @@
-//! Training on the CPU: the loader alone, and a step of a chain's networks against the same networks written plainly.
+//! Training a chain on the CPU: the loader alone, and a step of a chain's networks against the same networks written plainly.
 //!
-//! `cargo bench --bench training` measures both; `-- loader` or `-- step` one of them, `-- step 64` grids of 64 tokens alone. The loader's figure is meant for one core:
-//! `taskset -c 0 cargo bench --bench training -- loader`. Steps of ours and of the plain network alternate within one run.
+//! `cargo bench --bench chain_training` measures both; `-- loader` or `-- step` one of them, `-- step 64` grids of 64 tokens alone. The loader's figure is meant for one core:
+//! `taskset -c 0 cargo bench --bench chain_training -- loader`. Steps of ours and of the plain network alternate within one run.
 
 mod loader;
 mod phases;
