@@ -78,8 +78,10 @@ fn an_epoch_has_every_image_once_and_the_next_another_order() {
         assert!(all[6 * number..6 * number + 6].iter().all(|batch| batch.next.epoch == number as u64));
     }
     assert_ne!(epochs[0], epochs[1]);
+    // The image that is left over lies behind the last batch.
     let read = &all[11].read;
-    assert_eq!((read.samples, read.rejected(), read.rejects["not_an_image"]), (54, 4, 4));
+    assert_eq!((read.samples - read.rejected(), read.rejects["not_an_image"]), (49, read.rejected()));
+    assert!((2..=4).contains(&read.rejected()), "{read:?}");
 }
 
 /// From any batch on the batches are those that a run from the beginning sees there, whatever reads them.

@@ -5,8 +5,8 @@ use crate::training::loader::permutation;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Added to the counts, so that an entry without features is not divided by 0.
-const SMOOTHING: f64 = 1e-5;
+/// The least running mean of an entry's features, in number, that it follows.
+const LEAST: f64 = 1e-5;
 
 /// How a codebook moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,10 +58,10 @@ impl Codebook {
             let sums = sum.f_zeros_like()?.f_index_add(0, indices, features)?;
             let _ = number.f_lerp_(&counts.f_to_kind(Kind::Float)?, 1.0 - decay)?;
             let _ = sum.f_lerp_(&sums, 1.0 - decay)?;
-            let all = number.f_sum(Kind::Float)?;
-            let smoothed = number.f_add_scalar(SMOOTHING)?.f_mul(&all)?;
-            let smoothed = smoothed.f_div(&all.f_add_scalar(SMOOTHING * number.numel() as f64)?)?;
-            entries.shallow_clone().f_copy_(&sum.f_div(&smoothed.f_unsqueeze(1)?)?)?;
+            // Mean of nothing: such an entry stays where it is.
+            let alive = number.f_gt(LEAST)?.f_unsqueeze(1)?;
+            let moved = sum.f_div(&number.f_clamp_min(LEAST)?.f_unsqueeze(1)?)?;
+            let _ = entries.shallow_clone().f_copy_(&moved.f_where_self(&alive, entries)?)?;
         }
         let now = i64::try_from(step).unwrap_or(i64::MAX);
         let _ = self.last_used.f_masked_fill_(&counts.f_gt(0)?, now)?;

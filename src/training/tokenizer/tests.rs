@@ -50,8 +50,9 @@ fn a_step_moves_every_parameter() -> Outcome {
         for (name, tensor) in
             before.iter().filter(|(name, _)| name.contains("network.") || name.contains("discriminator."))
         {
-            // A softmax does not see the keys' bias, and its gradient is only rounding.
-            let moved = after[name] != *tensor || name.ends_with("attn_1.k.bias");
+            // A softmax does not see the keys' bias; the hinge moves the logits' own as far up as down while all are within it.
+            let still = name.ends_with("attn_1.k.bias") || name == "discriminator.main.5.bias";
+            let moved = after[name] != *tensor || still;
             assert!(moved, "{name} has not moved ({layout:?})");
         }
         for _ in 0..20 {
