@@ -114,7 +114,8 @@ pub fn decode(encoded: Encoded, preprocess: &Preprocess, seed: u64) -> Vec<Resul
     match crops {
         Ok(crops) => {
             let wanted = crops.into_iter().find(|crop| crop.flipped == mirrored);
-            wanted.map(|crop| Ok(Decoded { index: sample.index, pixels: crop.pixels })).into_iter().collect()
+            let decoded = wanted.map(|crop| Decoded { index: sample.index, pixels: crop.pixels });
+            decoded.into_iter().map(Ok).collect()
         }
         Err(error) => vec![Err(Reject {
             source: sample.source,

@@ -50,7 +50,7 @@ impl Trainer {
                 if expected != size {
                     return Err(TrainerError::Shape { name, found: size, expected });
                 }
-                let _ = tch::no_grad(|| tensor.shallow_clone().f_copy_(found))?;
+                tch::no_grad(|| tensor.shallow_clone().f_copy_(found))?;
             }
         }
         self.generator.restore(&below(state, ADAM))?;

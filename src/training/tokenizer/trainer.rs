@@ -179,7 +179,7 @@ impl Trainer {
         let skipped = !figures.is_finite();
         if skipped {
             for (statistic, before) in &statistics {
-                let _ = tch::no_grad(|| statistic.shallow_clone().f_copy_(before))?;
+                tch::no_grad(|| statistic.shallow_clone().f_copy_(before))?;
             }
         } else {
             self.apply(&passed, counts, &mut figures)?;
