@@ -215,7 +215,7 @@ mod tests {
     fn each_command_needs_its_own_keys() {
         let fault = |needs, text: &str| Pipeline::parse_for(needs, text, "p.toml", &[]).unwrap_err().to_string();
         let chain = "[chain]\nmodel = \"m\"\n[output]\nurl = \"o\"\n";
-        let meaning = "sample.count is missing; set it to how many images to draw, or give --count";
+        let meaning = "sample.count is missing; set it to how many images to draw, or give --count or --prompts";
         assert_eq!(fault(Needs::Sample, chain), format!("p.toml: {meaning}"));
         let drawn = format!("{chain}[sample]\ncount = 3\ntemperature = [1, 0.9]\nlabels = \"all\"\n");
         let pipeline = Pipeline::parse_for(Needs::Sample, &drawn, "p.toml", &[]).unwrap();

@@ -113,8 +113,9 @@ pub fn decode(encoded: Encoded, preprocess: &Preprocess, seed: u64) -> Vec<Resul
     let crops = preprocess.prepare_padded(&sample.image, sample.original, |_| key);
     match crops {
         Ok(crops) => {
-            let wanted = crops.into_iter().filter(|crop| crop.flipped == mirrored).take(1);
-            wanted.map(|crop| Decoded { index: sample.index, pixels: crop.pixels }).map(Ok).collect()
+            let wanted = crops.into_iter().find(|crop| crop.flipped == mirrored);
+            let decoded = wanted.map(|crop| Decoded { index: sample.index, pixels: crop.pixels });
+            decoded.into_iter().map(Ok).collect()
         }
         Err(error) => vec![Err(Reject {
             source: sample.source,

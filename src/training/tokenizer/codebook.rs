@@ -61,7 +61,7 @@ impl Codebook {
             // Mean of nothing: such an entry stays where it is.
             let alive = number.f_gt(LEAST)?.f_unsqueeze(1)?;
             let moved = sum.f_div(&number.f_clamp_min(LEAST)?.f_unsqueeze(1)?)?;
-            let _ = entries.shallow_clone().f_copy_(&moved.f_where_self(&alive, entries)?)?;
+            entries.shallow_clone().f_copy_(&moved.f_where_self(&alive, entries)?)?;
         }
         let now = i64::try_from(step).unwrap_or(i64::MAX);
         let _ = self.last_used.f_masked_fill_(&counts.f_gt(0)?, now)?;
