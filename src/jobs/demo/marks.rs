@@ -103,7 +103,7 @@ mod tests {
     /// Perfect completions agree; halves that were never drawn do not.
     #[test]
     fn agreement_is_of_the_torn_shapes() {
-        let scenes: Vec<Scene> = (0..60).map(|index| Scene::new(Split::Test, 0, index)).collect();
+        let scenes: Vec<Scene> = (0..200).map(|index| Scene::new(Split::Test, 0, index)).collect();
         let torn: Vec<Vec<Shape>> = scenes
             .iter()
             .map(|scene| [scene.first, scene.second].into_iter().filter(|shape| is_torn(shape).unwrap()).collect())

@@ -206,6 +206,10 @@ fn labels(ticks: &[f64]) -> Vec<String> {
         // Round steps begin with 1, 2 or 5, so that their first digit is their last.
         let decimals = (-(step * 1.001).log10().floor()).clamp(0.0, 9.0) as usize;
         let text = format!("{tick:.decimals$}");
+        // Ticks of a logarithmic axis may be far below the step between the largest.
+        if tick != 0.0 && text.bytes().all(|digit| matches!(digit, b'0' | b'.' | b'-')) {
+            return number(tick);
+        }
         if decimals == 0 { thousands(&text) } else { text }
     };
     ticks.iter().map(label).collect()

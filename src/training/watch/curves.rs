@@ -14,8 +14,8 @@ pub(super) fn thin(
     (left, right): (f64, f64),
     columns: usize,
 ) -> Vec<Run> {
-    let scale = columns as f64 / (right - left).max(f64::MIN_POSITIVE);
-    let column_of = |x: f64| (((x - left) * scale) as usize).min(columns.saturating_sub(1));
+    let width = (right - left).max(f64::MIN_POSITIVE);
+    let column_of = |x: f64| (((x - left) * columns as f64 / width) as usize).min(columns.saturating_sub(1));
     let (mut runs, mut run) = (Vec::new(), Run::new());
     let mut column = Column::default();
     let mut at = 0;
