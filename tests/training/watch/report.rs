@@ -72,12 +72,12 @@ async fn hostile_text_stays_text() {
 
 #[tokio::test]
 async fn curves_of_one_metric_share_a_chart_with_its_bounds() {
-    let all = [names::LOSS, names::VALIDATION_LOSS, names::BITS_PER_TOKEN, names::LEARNING_RATE, "train/perceptual"];
+    let all = [names::LOSS, names::VALIDATION_LOSS, names::BITS_PER_TOKEN, names::LEARNING_RATE, "train/other"];
     let page = report::render(&facts("floor"), &run(200, &all, 0).await);
     let charts: Vec<&str> = page.split("<figure class=\"chart\">").skip(1).collect();
     let title = |chart: &&str| chart.split_once("<figcaption>").unwrap().1.split('<').next().unwrap().to_owned();
     let titles: Vec<String> = charts.iter().map(title).collect();
-    assert_eq!(titles, ["Loss", "Bits per token", "Learning rate", "perceptual"]);
+    assert_eq!(titles, ["Loss", "Bits per token", "Learning rate", "other"]);
     assert_eq!(charts.iter().map(|chart| chart.matches("class=\"bound\"").count()).collect::<Vec<_>>(), [0, 1, 0, 0]);
     assert!(charts[0].contains(">train <b>") && charts[0].contains(">validation <b>"));
     // Two values of 200 are no numbers: the curve has three parts.
