@@ -139,7 +139,7 @@ fn prompts_are_drawn_in_their_order() {
     assert_eq!(before, tables(&out));
 
     // The text must matter: row 1 drawn of another text, nothing else changed.
-    fs::write(&json, lines.join("\n").replace("\"a circle\"", "\"a square\"")).unwrap();
+    fs::write(&json, lines.join("\n").replace("\"a red\"", "\"a blue\"")).unwrap();
     let elsewhere = root.path().join("elsewhere");
     let url = format!("output.url={}", elsewhere.display());
     succeed(["sample", &file, "--set", "sample.count=2", "--set", &url, "--prompts", json.to_str().unwrap()]);
