@@ -17,11 +17,9 @@
 
 mod display;
 mod memory;
-mod steps;
 
 pub use display::{Display, LogLine, LogWriter};
 pub use memory::peak_memory;
-pub use steps::StepBar;
 
 use crate::flow::{Engine, Kind, Snapshot, StageSnapshot};
 use display::Bars;

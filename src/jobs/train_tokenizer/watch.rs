@@ -6,7 +6,7 @@ use crate::imaging::{Rgb, encode_png, grid};
 use crate::jobs::JobError;
 use crate::training::RunFolder;
 use crate::training::tokenizer::Figures;
-use crate::training::watch::{Bound, History, Journal, Meter, ReportFacts, StepDone, names, report};
+use crate::training::watch::{Bound, Journal, Meter, ReportFacts, StepDone, names, report};
 use std::time::{Duration, Instant};
 
 /// Pictures side by side, each beside its reconstruction.
@@ -110,8 +110,7 @@ impl Watch {
     /// Puts everything up to `step` where the report finds it. To be called before the checkpoint of `step` is written.
     pub async fn seal(&mut self, step: u64) -> Result<(), JobError> {
         self.journal.seal(step).await.map_err(JobError::failed)?;
-        let history = History::read(&self.folder).await.map_err(JobError::failed)?;
-        report::write(&self.folder, &self.facts, &history).await.map_err(JobError::failed)
+        report::write(&self.folder, &self.facts, self.journal.history()).await.map_err(JobError::failed)
     }
 }
 
