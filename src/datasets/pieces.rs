@@ -8,7 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
 /// How many pieces wait to be taken.
-const WAITING: usize = 1;
+const WAITING: usize = 3;
 
 /// The pieces of a part of a file that are still to come.
 #[derive(Debug)]

@@ -34,7 +34,7 @@ pub struct ReadAhead {
 
 /// The most bytes that one read of a local file asks for: there is no latency to hide, and pieces that fit into the processor's
 /// cache are read from the page cache at twice the speed of large ones.
-const LOCAL_CHUNK: u64 = 2 << 20;
+const LOCAL_CHUNK: u64 = 1 << 20;
 
 impl Default for ReadAhead {
     fn default() -> Self {

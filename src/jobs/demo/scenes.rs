@@ -13,6 +13,9 @@ use tiny_skia::{Color, FillRule, Paint, Path, PathBuilder, Pixmap, Transform};
 /// Width and height of a picture in pixels.
 pub const SIDE: u32 = 64;
 
+/// Centres and radii are multiples of this many pixels: a few thousand different patches make up all pictures.
+pub const LATTICE: u32 = 4;
+
 /// The ground's colour, RGB.
 pub const GROUND: [u8; 3] = [238, 236, 228];
 
@@ -47,7 +50,6 @@ impl Scene {
     /// Picture `index` of a split of the data set of `seed`.
     pub fn new(split: Split, seed: u64, index: u64) -> Scene {
         let row = RowKey::new(seed, &format!("demo/scenes/{}", split.name()), index, 0);
-        let uniform = |position: u32| row.uniform(Purpose::Init, position);
         let even = |position: u32| row.below(Purpose::Init, position, 2) == 0;
         let arrangements = split.arrangements();
         let chosen = row.below(Purpose::Init, 0, arrangements.len() as u32) as usize;
@@ -55,15 +57,13 @@ impl Scene {
         // The caption begins with either of the two.
         let (first, second, relation) = if even(1) { (near, far, relation) } else { (far, near, relation.inverse()) };
         let sizes = [2, 3].map(|position| if even(position) { Size::Small } else { Size::Large });
-        let radii = [(sizes[0], 4), (sizes[1], 5)].map(|(size, position)| {
-            let (least, spread) = size.radius();
-            least + spread * uniform(position)
-        });
-        let centres = place(relation, radii, [6, 7, 8, 9, 10].map(uniform));
+        let below = |position: u32, bound: u32| row.below(Purpose::Init, position, bound);
+        let radii = sizes.map(Size::radius);
+        let centres = place(relation, radii, below);
         let shape = |i: usize, (colour, kind): (Colour, Kind)| Shape {
             look: Look { size: sizes[i], colour, kind },
-            centre: centres[i],
-            radius: radii[i],
+            centre: (pixels(centres[i].0), pixels(centres[i].1)),
+            radius: pixels(radii[i]),
         };
         Scene { first: shape(0, first), second: shape(1, second), relation }
     }
@@ -98,26 +98,32 @@ impl Scene {
     }
 }
 
-/// The two centres: apart along the relation's axis by more than both radii, nearly in line across it.
-fn place(relation: Relation, radii: [f32; 2], uniform: [f32; 5]) -> [(f32, f32); 2] {
-    const MARGIN: f32 = 2.5;
-    let side = SIDE as f32;
-    // Along the axis: the slack is shared out before, between and after the two shapes.
-    let slack = side - 2.0 * (radii[0] + radii[1]) - 3.0 * MARGIN;
-    let before = slack * uniform[0] * 0.5;
-    let between = slack * uniform[1] * 0.5;
+fn pixels(steps: u32) -> f32 {
+    (steps * LATTICE) as f32
+}
+
+/// The two centres in steps: apart along the relation's axis by more than both radii, nearly in line across it, and a step away
+/// from the picture's edges. `below(position, bound)` draws below a bound.
+fn place(relation: Relation, radii: [u32; 2], below: impl Fn(u32, u32) -> u32) -> [(u32, u32); 2] {
+    let side = SIDE / LATTICE;
     let (near, far) = match relation {
         Relation::Above | Relation::LeftOf => (0, 1),
         Relation::Below | Relation::RightOf => (1, 0),
     };
-    let mut along = [0.0; 2];
-    along[near] = MARGIN + before + radii[near];
-    along[far] = along[near] + radii[near] + MARGIN + between + radii[far];
-    // Across it: a common line, and a little off it each.
+    // Along the axis: one step before, between and after the two shapes, and of the steps left some before and some between.
+    let slack = side - 2 * (radii[0] + radii[1]) - 3;
+    let before = below(4, slack + 1);
+    let between = below(5, slack - before + 1);
+    let mut along = [0; 2];
+    along[near] = 1 + before + radii[near];
+    along[far] = along[near] + radii[near] + 1 + between + radii[far];
+    // Across it: a common line, and up to a step off it each.
     let largest = radii[0].max(radii[1]);
-    let room = side * 0.5 - largest - MARGIN;
-    let line = side * 0.5 + (2.0 * uniform[2] - 1.0) * (room - 3.0);
-    let across = [line + 6.0 * (uniform[3] - 0.5), line + 6.0 * (uniform[4] - 0.5)];
+    let line = largest + 1 + below(6, side - 2 * largest - 1);
+    let across = [(0, 7), (1, 8)].map(|(i, position)| {
+        let off_it = line + below(position, 3) - 1;
+        off_it.clamp(radii[i] + 1, side - radii[i] - 1)
+    });
     [0, 1].map(|i| match relation {
         Relation::Above | Relation::Below => (across[i], along[i]),
         Relation::LeftOf | Relation::RightOf => (along[i], across[i]),

@@ -105,11 +105,11 @@ impl Size {
         }
     }
 
-    /// Smallest radius and spread of radii, in pixels. Two large shapes fit side by side.
-    pub(super) fn radius(self) -> (f32, f32) {
+    /// The radius in steps of [`LATTICE`](super::scenes::LATTICE). Two large shapes fit side by side.
+    pub(super) fn radius(self) -> u32 {
         match self {
-            Size::Small => (7.0, 1.0),
-            Size::Large => (12.0, 1.5),
+            Size::Small => 2,
+            Size::Large => 3,
         }
     }
 }
