@@ -36,6 +36,8 @@ pub enum Needs {
     Sample,
     /// A chain, an output, images and masks.
     Edit,
+    /// An output with samples, and a rule.
+    Filter,
 }
 
 impl Pipeline {

@@ -27,12 +27,14 @@
 //! ```
 
 mod check;
+mod filtering;
 mod load;
 mod sampling;
 mod sections;
 mod training;
 mod values;
 
+pub use filtering::FilterSection;
 pub use load::{ConfigError, Needs};
 pub(crate) use load::{nearest, parse_toml};
 pub use sampling::{EditSection, SampleSection};

@@ -3,7 +3,9 @@
 pub mod demo;
 pub mod edit;
 pub mod encode;
+pub mod export;
 pub mod facts;
+pub mod filter;
 pub mod gallery;
 pub mod half;
 pub mod import;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 const LATENTS: &str = include_str!("../../schemas/latents.json");
 const SAMPLES: &str = include_str!("../../schemas/samples.json");
 const REJECTS: &str = include_str!("../../schemas/rejects.json");
+const DECISIONS: &str = include_str!("../../schemas/decisions.json");
 
 /// A table as its schema file describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -53,6 +54,11 @@ impl TableSchema {
     /// The `rejects` table: samples that were not encoded.
     pub fn rejects() -> Result<TableSchema, TableError> {
         TableSchema::parse("rejects", REJECTS)
+    }
+
+    /// The `decisions` table: what is kept of samples.
+    pub fn decisions() -> Result<TableSchema, TableError> {
+        TableSchema::parse("decisions", DECISIONS)
     }
 
     /// Name and version, as files of the table carry it: `latents/1`.
