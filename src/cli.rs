@@ -197,12 +197,12 @@ pub enum Command {
         #[command(flatten)]
         pipeline: PipelineArgs,
 
-        /// How many images to draw, or how many of each prompt (overrides sample.count).
+        /// How many images to draw, or how many of each row of the prompts that does not say (overrides sample.count).
         #[arg(long)]
         count: Option<u64>,
 
-        /// A file of texts to draw images of, one a line, or .jsonl with "prompt": a local path or a URL (overrides
-        /// sample.prompts).
+        /// A table of texts or classes to draw: .parquet, .csv, .jsonl, or plain text, one a line; a local path or a URL
+        /// (overrides sample.prompts).
         #[arg(long, value_name = "FILE")]
         prompts: Option<String>,
 

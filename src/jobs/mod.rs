@@ -10,6 +10,7 @@ pub mod import;
 mod model;
 mod places;
 mod reading;
+mod row_settings;
 mod running;
 pub mod sample;
 pub mod shrink;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// One row of the `samples` table: a drawn or edited image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleRow {
-    /// The row's number over the whole run: see [`row_key`].
+    /// The row's number over the whole run: see [`row_key`]; of prompts, `<key of the prompt's row>-<number>`.
     pub key: String,
     /// The text it was drawn for.
     pub prompt: Option<String>,
@@ -83,7 +83,7 @@ pub struct SamplesIdentity {
     pub rows: RowSelection,
     /// Edits only: what is edited, and how.
     pub edit: Option<EditSelection>,
-    /// File format of the images: `png`.
+    /// File format of the images: `png`, `webp`, or `jpeg-90` with its quality.
     pub image: String,
     /// Seed of every counter-based random draw.
     pub seed: u64,
@@ -112,7 +112,7 @@ pub struct RowSelection {
     /// What the rows are drawn of: `none`, `null`, `all` classes in turn, the list of classes they take in turn, or
     /// `prompts`.
     pub labels: String,
-    /// SHA-256 over the prompts in their order, where rows are drawn of prompts.
+    /// SHA-256 over the rows of prompts in their order, where rows are drawn of prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<String>,
 }

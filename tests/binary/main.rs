@@ -10,6 +10,7 @@ mod img2dataset;
 mod kill;
 mod linking;
 mod pipelines;
+mod prompts;
 mod retry;
 mod sample;
 mod shapes;

@@ -1,27 +1,30 @@
 //! `imagebart sample`: images from a chain, to the `samples` table.
 
+mod draws;
 mod plan;
-mod prompts;
+mod requests;
+mod subjects;
+mod survey;
+mod units;
 
 pub use plan::SamplePlan;
-pub(super) use plan::condition;
+pub(super) use subjects::condition;
 
-use super::model::{Drawn, Painter, Settings, stopped, to_row};
+use super::model::{Developer, Drawn, Painter, Settings, stopped, to_row};
 use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
-use crate::chain;
+use crate::chain::{self, Chain};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
-use crate::flow::{BoxError, Emitter, Flow, Report};
+use crate::flow::{BoxError, Flow, Report};
 use crate::launch::Rank;
 use crate::progress::Display;
-use crate::random::RowKey;
-use crate::reject::Reject;
-use crate::tables::{OutputDir, SamplesIdentity, row_key};
+use crate::tables::{OutputDir, SamplesIdentity};
 use crate::torch;
 use crate::torch::device::DeviceChoice;
-use plan::{Subject, Subjects};
+use draws::Draw;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -105,89 +108,66 @@ async fn run(
     let running = Running::start(pipeline, &units, (display, cancel));
 
     let model = &plan.model;
-    let (settings, scales, seed) = (model.settings, model.scales.clone(), pipeline.run.seed);
-    let chain_options = chain::SampleOptions { compat: model.compat, ..chain::SampleOptions::default() };
-    let subjects = plan.subjects.clone();
+    let (settings, format) = (model.settings, model.image);
+    let options = chain::SampleOptions { compat: model.compat, ..chain::SampleOptions::default() };
+    let draws = plan.draws.clone();
     // The pixels of a row, and its file.
     let cost = plan.pixels.saturating_mul(2);
-    let recorded = Arc::new(model.row_settings());
-    let result = Flow::source(&running.engine, "rows", move |_: &Wanted| cost, move |out| emit(units, subjects, out))
-        .batch(settings.batch_size as usize)
-        .device(
-            "draw",
-            move || {
-                torch::device::set_threads(settings.threads);
-                Ok(painter)
-            },
-            move |painter, batch| draw(painter, &scales, seed, chain_options, batch),
-        )
-        .map("png", settings.image_workers, move |drawn| to_row(drawn, &recorded, seed))
+    let (chain, developer) = painter.apart();
+    let batch = settings.batch_size as usize;
+    let result = Flow::source(&running.engine, "rows", move |_: &Draw| cost, move |out| draws.emit(units, out))
+        .batch(batch)
+        .device("draw", move || on_threads(settings.threads, chain), move |chain, batch| draw(chain, options, batch))
+        // The same rows again: while they become images, the next ones are drawn.
+        .batch(batch)
+        .device("decode", move || on_threads(settings.threads, developer), develop)
+        .map("image", settings.image_workers, move |drawn| to_row(drawn, format))
         .sink("write", &mut writer)
         .await;
     running.end(result, &writer)
 }
 
-/// A row to draw.
-struct Wanted {
-    number: u64,
-    unit: Arc<Unit>,
-    subject: Subject,
+/// What owns a device, on its own thread.
+fn on_threads<T>(threads: NonZeroUsize, state: T) -> Result<T, BoxError> {
+    torch::device::set_threads(threads);
+    Ok(state)
 }
 
-/// The random numbers of row `number` of a sampling run: they do not depend on how the rows are cut into units.
-fn row_of(seed: u64, number: u64) -> RowKey {
-    RowKey::new(seed, "rows", number, 0)
+/// Tokens that were drawn, on their way to an image.
+struct Sketch {
+    draw: Draw,
+    tokens: Vec<u16>,
 }
 
-/// The rows of the units, one after the other.
-async fn emit(
-    units: Vec<Arc<Unit>>,
-    subjects: Subjects,
-    mut out: Emitter<Unit, Wanted, Reject>,
-) -> Result<(), BoxError> {
-    for unit in units {
-        out.begin(unit.clone()).await?;
-        for number in unit.range.clone().unwrap_or_default() {
-            out.row(Wanted { number, unit: unit.clone(), subject: subjects.of(number) }).await?;
-        }
-        out.end().await?;
-    }
-    Ok(())
-}
-
-/// The unit of a batch, which never spans two.
-fn unit_of(batch: &[Wanted]) -> &str {
-    batch.first().map_or("", |row| row.unit.name.as_str())
-}
-
-/// A batch of rows to images.
-fn draw(
-    painter: &mut Painter,
-    scales: &Arc<[chain::ScaleSettings]>,
-    seed: u64,
-    options: chain::SampleOptions<'static>,
-    batch: Vec<Wanted>,
-) -> Result<Vec<Drawn>, BoxError> {
-    let condition = painter.chain.config().condition;
-    let rows: Vec<chain::Row> = batch
-        .iter()
-        .map(|row| chain::Row {
-            key: row_of(seed, row.number),
-            condition: row.subject.condition(&condition),
-            settings: scales.clone(),
-        })
-        .collect();
-    let grids = painter.chain.sample_as(&rows, options).map_err(|error| {
-        let names: Vec<String> = batch.iter().map(|row| row_key(row.number)).collect();
-        stopped(error, unit_of(&batch), &names.iter().map(String::as_str).collect::<Vec<_>>())
+/// A batch of rows to tokens.
+fn draw(chain: &mut Chain, options: chain::SampleOptions<'static>, batch: Vec<Draw>) -> Result<Vec<Sketch>, BoxError> {
+    let condition = chain.config().condition;
+    let row = |draw: &Draw| chain::Row {
+        key: draw.random,
+        condition: draw.subject.condition(&condition),
+        settings: draw.settings.scales.clone(),
+    };
+    let rows: Vec<chain::Row> = batch.iter().map(row).collect();
+    let grids = chain.sample_as(&rows, options).map_err(|error| {
+        let unit = batch.first().map_or("", |draw| draw.unit.name.as_str());
+        stopped(error, unit, &batch.iter().map(|draw| draw.key.as_str()).collect::<Vec<_>>())
     })?;
-    let images = painter.decode(&grids)?;
-    let drawn = batch.into_iter().zip(grids).zip(images).map(|((row, tokens), image)| Drawn {
-        number: row.number,
-        unit: row.unit.name.clone(),
-        label: row.subject.label(),
-        prompt: row.subject.prompt(),
+    Ok(batch.into_iter().zip(grids).map(|(draw, tokens)| Sketch { draw, tokens }).collect())
+}
+
+/// A batch of tokens to images.
+fn develop(developer: &mut Developer, batch: Vec<Sketch>) -> Result<Vec<Drawn>, BoxError> {
+    let grids: Vec<&[u16]> = batch.iter().map(|sketch| sketch.tokens.as_slice()).collect();
+    let images = developer.decode(&grids)?;
+    let drawn = batch.into_iter().zip(images).map(|(Sketch { draw, tokens }, image)| Drawn {
+        number: draw.number,
+        unit: draw.unit.name.clone(),
+        label: draw.subject.label(),
+        prompt: draw.subject.prompt(),
         parent: None,
+        seed: draw.seed,
+        settings: draw.settings.recorded,
+        key: draw.key,
         tokens,
         image,
     });

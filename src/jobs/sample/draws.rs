@@ -1,0 +1,131 @@
+//! The images of a run, one by one, in their order.
+
+use super::requests::{Interpreter, Request};
+use super::subjects::{Labels, Subject};
+use crate::datasets::Unit;
+use crate::flow::{BoxError, Emitter};
+use crate::jobs::row_settings::RowDraw;
+use crate::random::RowKey;
+use crate::reject::Reject;
+use crate::tables::row_key;
+use std::sync::Arc;
+
+/// An image to draw.
+#[derive(Clone, Debug)]
+pub struct Draw {
+    /// Its place in the run.
+    pub number: u64,
+    /// Its name in the table of samples.
+    pub key: String,
+    /// As the table of samples has it.
+    pub seed: u64,
+    /// Where its random numbers come from.
+    pub random: RowKey,
+    pub unit: Arc<Unit>,
+    pub subject: Subject,
+    pub settings: RowDraw,
+}
+
+/// Where the images of a run come from.
+#[derive(Clone)]
+pub enum Draws {
+    /// So many of the classes in turn, or of nothing.
+    Counted(Counted),
+    /// Those that a table asks for.
+    Table(Box<Interpreter>),
+}
+
+/// The images of a run without a table.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    pub labels: Labels,
+    pub settings: RowDraw,
+    pub seed: u64,
+}
+
+impl Counted {
+    /// Image `number`. Its random numbers do not depend on how the rows are cut into units.
+    fn draw(&self, number: u64, unit: Arc<Unit>) -> Draw {
+        Draw {
+            number,
+            key: row_key(number),
+            seed: self.seed,
+            random: RowKey::new(self.seed, "rows", number, 0),
+            unit,
+            subject: self.labels.of(number).map_or(Subject::Nothing, Subject::Class),
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+impl Draws {
+    /// The images of `units`, which are in their order, one after the other.
+    pub async fn emit(self, units: Vec<Arc<Unit>>, mut out: Emitter<Unit, Draw, Reject>) -> Result<(), BoxError> {
+        let mut draws = self.start();
+        for unit in units {
+            out.begin(unit.clone()).await?;
+            for number in unit.range.clone().unwrap_or_default() {
+                out.row(draws.draw(number, unit.clone()).await?).await?;
+            }
+            out.end().await?;
+        }
+        Ok(())
+    }
+
+    /// Begins with the first image.
+    pub fn start(self) -> DrawStream {
+        match self {
+            Draws::Counted(counted) => DrawStream::Counted(counted),
+            Draws::Table(interpreter) => {
+                let rows = interpreter.table.rows();
+                DrawStream::Table(Box::new(Reading { interpreter: *interpreter, rows, read: 0, end: 0, request: None }))
+            }
+        }
+    }
+}
+
+/// The images of a run, on their way.
+pub enum DrawStream {
+    Counted(Counted),
+    Table(Box<Reading>),
+}
+
+impl DrawStream {
+    /// Image `number` of the run, not before the last one that was asked for.
+    pub async fn draw(&mut self, number: u64, unit: Arc<Unit>) -> Result<Draw, BoxError> {
+        match self {
+            DrawStream::Counted(counted) => Ok(counted.draw(number, unit)),
+            DrawStream::Table(reading) => reading.draw(number, unit).await,
+        }
+    }
+}
+
+/// A table that is being read.
+pub struct Reading {
+    interpreter: Interpreter,
+    rows: crate::datasets::prompts::PromptRows,
+    /// Rows that were read.
+    read: u64,
+    /// Images of these rows.
+    end: u64,
+    /// The last of them, if any of its images was asked for.
+    request: Option<Request>,
+}
+
+impl Reading {
+    async fn draw(&mut self, number: u64, unit: Arc<Unit>) -> Result<Draw, BoxError> {
+        // Rows whose images nobody asks for are passed over as they are written.
+        while self.end <= number {
+            let row = self.rows.next().await?.ok_or("the table of prompts has become shorter")?;
+            self.end = self.end.saturating_add(self.interpreter.draws(&row));
+            self.request = match self.end > number {
+                true => Some(self.interpreter.request(self.read, row)?),
+                false => None,
+            };
+            self.read += 1;
+        }
+        let request = self.request.as_ref().ok_or("an image was asked for twice")?;
+        let index = number.saturating_sub(self.end.saturating_sub(request.draws));
+        Ok(request.draw(index, number, unit))
+    }
+}
