@@ -209,6 +209,18 @@ pub enum Command {
         /// Delete the samples that are there, and start anew.
         #[arg(long)]
         overwrite: bool,
+
+        /// Draw this one image of a run again, from the batch that held it, and compare it with the one in the table.
+        #[arg(long, conflicts_with = "overwrite")]
+        key: Option<String>,
+
+        /// The file that --key writes. Default: the image's name, in the current directory.
+        #[arg(long, value_name = "FILE", requires = "key")]
+        to: Option<PathBuf>,
+
+        /// Let --key draw an image of a run of another class of device, where it may be another.
+        #[arg(long, requires = "key")]
+        force: bool,
     },
 
     /// Draw the masked parts of images anew.

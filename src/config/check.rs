@@ -112,6 +112,10 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
             return Err(("sample.quality", format!("sample.quality = {quality} must be 1 to 100")));
         }
     }
+    one_of("choose.rejected", &pipeline.choose.rejected, &["drop", "keep"])?;
+    if let Some(fault) = pipeline.choose.fault() {
+        return Err(fault);
+    }
     one_of("edit.compat", &pipeline.edit.compat, &["default", "authors"])?;
     one_of("edit.white", &pipeline.edit.white, &["keep", "edit"])?;
     shares(pipeline)?;

@@ -27,12 +27,14 @@
 //! ```
 
 mod check;
+mod choosing;
 mod load;
 mod sampling;
 mod sections;
 mod training;
 mod values;
 
+pub use choosing::ChooseSection;
 pub use load::{ConfigError, Needs};
 pub(crate) use load::{nearest, parse_toml};
 pub use sampling::{EditSection, SampleSection};

@@ -1,5 +1,6 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
+use super::choosing::ChooseSection;
 use super::sampling::{EditSection, SampleSection};
 use super::training::{TrainSection, TrainTokenizerSection};
 use super::values::{Auto, ByteSize};
@@ -19,6 +20,7 @@ pub struct Pipeline {
     pub condition: ConditionSection,
     pub train: TrainSection,
     pub sample: SampleSection,
+    pub choose: ChooseSection,
     pub edit: EditSection,
     pub output: OutputSection,
     pub run: RunSection,

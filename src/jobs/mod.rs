@@ -8,6 +8,7 @@ pub mod gallery;
 pub mod half;
 pub mod import;
 mod model;
+mod outline;
 mod places;
 mod reading;
 mod row_settings;

@@ -1,21 +1,24 @@
 //! What `sample` and `edit` share: the chain and how it runs, the identity of what it draws, and the stages from token grids
 //! to image files.
 
+use super::outline::describe_chain;
 use super::row_settings::{RowDraw, RunSettings};
+use super::sample::Candidate;
 use super::work::{dtype_name, dtype_named, processors, recorded};
 use super::{JobError, work};
-use crate::chain::{Chain, ChainConfig, Compat, ModelDirectory, ModelError, SampleError, ScaleConfig};
-use crate::config::{ByteSize, DType, Pipeline, SampleSection};
+use crate::chain::{Chain, ChainConfig, Compat, ModelDirectory, ModelError, SampleError};
+use crate::config::{DType, Pipeline, SampleSection};
 use crate::diffusion::Schedule;
 use crate::flow::BoxError;
 use crate::imaging::{FileFormat, Rgb};
 use crate::random::RowKey;
 use crate::reject::{Reason, Reject};
 use crate::tables::{
-    EditSelection, FORMAT_VERSION, ImageFile, Provenance, RowSelection, RowSettings, SampleRow, SamplesIdentity,
+    ChooseSelection, EditSelection, FORMAT_VERSION, ImageFile, Provenance, RowSelection, RowSettings, SampleRow,
+    SamplesIdentity,
 };
 use crate::torch::device::{DeviceChoice, DeviceInUse, kind};
-use crate::transformer::{NetworkConfig, Placement};
+use crate::transformer::Placement;
 use crate::vqgan::{Tokenizer, TokenizerOptions};
 use bytes::Bytes;
 use serde::Serialize;
@@ -133,7 +136,7 @@ impl Model {
         &self,
         painter: &Painter,
         rows: RowSelection,
-        edit: Option<EditSelection>,
+        (choose, edit): (Option<ChooseSelection>, Option<EditSelection>),
     ) -> Provenance<SamplesIdentity> {
         let config = self.directory.config();
         let identity = SamplesIdentity {
@@ -144,6 +147,7 @@ impl Model {
             settings: RowSettings::clone(&self.usual.recorded),
             compat: if self.compat == Compat::Authors { "authors" } else { "default" }.to_owned(),
             rows,
+            choose,
             edit,
             image: self.image.to_string(),
             seed: self.seed,
@@ -183,52 +187,6 @@ fn file_format(sample: &SampleSection) -> FileFormat {
         "jpeg" => FileFormat::Jpeg(sample.quality.unwrap_or(JPEG_QUALITY)),
         "webp" => FileFormat::WebP,
         _ => FileFormat::Png,
-    }
-}
-
-/// Writes the chain's networks with their parameters, and the memory of their weights and caches.
-pub fn describe_chain(f: &mut fmt::Formatter<'_>, config: &ChainConfig, bytes: u64, batch: u32) -> fmt::Result {
-    let ((rows, columns), scales) = (config.grid, config.scales());
-    writeln!(f, "chain      {scales} scales, {rows} × {columns} tokens of {}", config.codebook_size)?;
-    for network in &config.networks {
-        let ScaleConfig { scales, network, .. } = network;
-        let numbers: Vec<String> = scales.iter().map(u32::to_string).collect();
-        let numbers = format!("scale{} {}", if scales.len() > 1 { "s" } else { "" }, numbers.join(", "));
-        let shape = match network {
-            NetworkConfig::EncoderDecoder(shape) => format!(
-                "encoder-decoder, width {}, {} + {} layers",
-                shape.dim, shape.encoder_depth, shape.decoder_depth
-            ),
-            NetworkConfig::Gpt(shape) => format!("gpt, width {}, {} layers", shape.dim, shape.depth),
-        };
-        writeln!(f, "{numbers:<10} {shape}: {} parameters", network.parameters())?;
-    }
-    let parameters = config.networks.iter().map(|network| network.network.parameters().unsigned_abs());
-    let caches = config.networks.iter().map(|network| cache(config, &network.network)).max().unwrap_or(0);
-    writeln!(
-        f,
-        "memory     {} for the weights of {} parameters, {} for the caches of a batch",
-        ByteSize(parameters.clone().sum::<u64>().saturating_mul(bytes)),
-        parameters.sum::<u64>(),
-        ByteSize(caches.saturating_mul(bytes).saturating_mul(batch.into()))
-    )
-}
-
-/// Numbers in the key and value caches of one row.
-fn cache(config: &ChainConfig, network: &NetworkConfig) -> u64 {
-    let tokens = config.tokens() as u64;
-    let text = network.text().map_or(0, |text| text.length.unsigned_abs());
-    match network {
-        NetworkConfig::EncoderDecoder(shape) => {
-            let width = crate::transformer::HEAD_WIDTH.saturating_mul(shape.decoder_heads).unsigned_abs();
-            let context = tokens.saturating_add(2).saturating_add(text);
-            let both = tokens.saturating_add(context).saturating_mul(2).saturating_mul(width);
-            both.saturating_mul(shape.decoder_depth.unsigned_abs())
-        }
-        NetworkConfig::Gpt(shape) => {
-            let length = shape.block.unsigned_abs().saturating_add(text);
-            length.saturating_mul(2).saturating_mul(shape.dim.unsigned_abs()).saturating_mul(shape.depth.unsigned_abs())
-        }
     }
 }
 
@@ -373,6 +331,11 @@ pub struct Drawn {
     pub parent: Option<String>,
     pub tokens: Vec<u16>,
     pub image: Rgb,
+    pub score: Option<f32>,
+    pub rank: Option<u32>,
+    pub accepted: bool,
+    /// Its place among the images of which some are chosen.
+    pub candidate: Option<Candidate>,
 }
 
 /// Makes the table's row of a drawn image, with its file.
@@ -399,9 +362,9 @@ pub fn to_row(drawn: Drawn, format: FileFormat) -> Vec<Result<SampleRow, Reject>
         label: drawn.label,
         seed: drawn.seed,
         tokens: drawn.tokens,
-        score: None,
-        rank: None,
-        accepted: true,
+        score: drawn.score,
+        rank: drawn.rank,
+        accepted: drawn.accepted,
         parent: drawn.parent,
         settings: drawn.settings,
     })]

@@ -1,6 +1,7 @@
 //! The built `imagebart` as its user sees it, one module per command or promise.
 
 mod acceptance;
+mod choose;
 mod common;
 mod demo;
 mod edit;

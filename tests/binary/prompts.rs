@@ -122,11 +122,11 @@ fn classes_go_by_number_or_name() {
     assert_eq!(rows(&root.path().join("text")).iter().map(|row| row.label).collect::<Vec<_>>(), [1, 2, 0].map(Some));
 
     let wrong = table(root.path(), "p.csv", "label\nred fix\n");
-    refused(root.path(), file, &[&wrong, &named], 2, "line 2: its class \"red fix\" is not one of the 3");
+    refused(root.path(), file, &[&wrong, &named], 2, "row 1: its class \"red fix\" is not one of the 3");
     refused(root.path(), file, &[&wrong, &named], 2, "did you mean \"red fox\"?");
     refused(root.path(), file, &[&wrong], 2, "set sample.class_names to it");
     let wrong = table(root.path(), "p.csv", "label\n3\n");
-    refused(root.path(), file, &[&wrong], 2, "line 2: its class 3 is out of range; the chain has 3: 0 to 2");
+    refused(root.path(), file, &[&wrong], 2, "row 1: its class 3 is out of range; the chain has 3: 0 to 2");
     let wrong = table(root.path(), "p.csv", "prompt\nan owl\n");
     refused(root.path(), file, &[&wrong], 2, "the chain is conditioned on classes: give a label");
     fs::write(&names, "red fox\nowl\n").unwrap();
@@ -180,16 +180,16 @@ fn what_is_there_twice_or_too_long_is_refused() {
     let root = tempdir().unwrap();
     let file = prompted(root.path());
     let faults = [
-        ("prompt,key\nred,a\nblue,b\nred,a\n", "line 4: its key \"a\" is that of line 2, too"),
-        ("prompt,key\nred,\nblue,000000000\n", "line 3: its key \"000000000\" is that of line 2, too"),
-        ("prompt,seed\nred,5\nblue,5\n", "line 3: the seed 5 is that of an image of line 2, too"),
-        ("prompt,seed,count\nred,5,3\nblue,7,1\n", "line 3: the seed 7 is that of an image of line 2, too"),
-        ("prompt,seed,count\nred,18446744073709551615,2\n", "line 2: its seed 18446744073709551615 leaves no room"),
-        ("prompt,guidance\nred,-1\n", "line 2: its guidance = -1 at scale 1"),
-        ("prompt,temperature\nred,\"[1, 1, 1]\"\n", "line 2: its temperature lists 3 values"),
-        ("prompt,label\nred,1\n", "line 2: it has a label, but the chain is conditioned on text"),
-        ("key\na\n", "line 2: it has no prompt"),
-        ("promt\nred\n", "line 1: unknown column `promt`: did you mean `prompt`?"),
+        ("prompt,key\nred,a\nblue,b\nred,a\n", "row 3: its key \"a\" is that of row 1, too"),
+        ("prompt,key\nred,\nblue,000000000\n", "row 2: its key \"000000000\" is that of row 1, too"),
+        ("prompt,seed\nred,5\nblue,5\n", "row 2: the seed 5 is that of an image of row 1, too"),
+        ("prompt,seed,count\nred,5,3\nblue,7,1\n", "row 2: the seed 7 is that of an image of row 1, too"),
+        ("prompt,seed,count\nred,18446744073709551615,2\n", "row 1: its seed 18446744073709551615 leaves no room"),
+        ("prompt,guidance\nred,-1\n", "row 1: its guidance = -1 at scale 1"),
+        ("prompt,temperature\nred,\"[1, 1, 1]\"\n", "row 1: its temperature lists 3 values"),
+        ("prompt,label\nred,1\n", "row 1: it has a label, but the chain is conditioned on text"),
+        ("key\na\n", "row 1: it has no prompt"),
+        ("promt\nred\n", "its first line: unknown column `promt`: did you mean `prompt`?"),
     ];
     for (text, expected) in faults {
         let csv = table(root.path(), "p.csv", text);

@@ -108,7 +108,7 @@ pub enum Class {
 /// one was left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptRow {
-    /// Where it stands: the line of a text file, the row of a Parquet file, from 1.
+    /// Where it stands, from 1: the line of plain text or JSON, the row of other tables.
     pub at: u64,
     pub prompt: Option<String>,
     pub label: Option<Class>,
@@ -296,6 +296,7 @@ mod tests {
 
     #[test]
     fn values_that_cannot_be_are_named() {
+        let long = "k".repeat(257);
         let fault = |column, value| PromptRow::at(1).set(column, value).unwrap_err();
         assert_eq!(fault(Column::Prompt, Value::Text(" ")), "its prompt is empty");
         assert_eq!(fault(Column::Prompt, Value::Whole(3)), "its prompt is a number, not a text");
@@ -304,7 +305,7 @@ mod tests {
         assert!(fault(Column::Seed, Value::Text("x")).starts_with("its seed is \"x\", not a whole number"));
         assert!(fault(Column::Count, Value::Whole(0)).starts_with("its count is 0"));
         assert!(fault(Column::Key, Value::Text("a\tb")).contains("control characters"));
-        assert!(fault(Column::Key, Value::Text(&"k".repeat(257))).contains("at most 256"));
+        assert!(fault(Column::Key, Value::Text(&long)).contains("at most 256"));
         assert!(fault(Column::TopP, Value::Text("high")).contains("neither a number nor a list"));
         assert!(fault(Column::TopK, Value::Number(1e12)).contains("too large"));
         assert!(fault(Column::Guidance, Value::List(Vec::new())).contains("empty list"));

@@ -113,7 +113,10 @@ impl PromptTable {
     pub async fn open(url: &str, ignored: &[String], line: Column) -> Result<PromptTable, PromptError> {
         let object = single_file("sample.prompts", url, u64::MAX).await?;
         let format = Format::of(url);
-        let noun = if format == Format::Parquet { "row" } else { "line" };
+        let noun = match format {
+            Format::Plain | Format::Json => "line",
+            Format::Separated(_) | Format::Parquet => "row",
+        };
         let rules = Rules { table: url.to_owned(), noun, ignored: ignored.to_vec(), line };
         Ok(PromptTable { object, format, rules: Arc::new(rules) })
     }

@@ -119,9 +119,9 @@ async fn what_is_wrong_is_told_with_its_line() {
         ("p.jsonl", "{\"prompt\": \" \"}", "line 1: its prompt is empty"),
         ("p.jsonl", "{\"prompt\": \"a\", \"seed\": -1}", "line 1: its seed is -1"),
         ("p.jsonl", "{\"prompt\": {}}", "line 1: its prompt is neither text nor a number"),
-        ("p.csv", "prompt,sed\na,1\n", "line 1: unknown column `sed`: did you mean `seed`?"),
-        ("p.csv", "prompt,seed\na,1\n\nb,x\n", "line 4: its seed is \"x\""),
-        ("p.csv", "prompt,seed\na,1\nb\n", "line 3: it has 1 values, the first line names 2 columns"),
+        ("p.csv", "prompt,sed\na,1\n", "its first line: unknown column `sed`: did you mean `seed`?"),
+        ("p.csv", "prompt,seed\n\n\"a\n\nb\",1\nb,x\n", "row 2: its seed is \"x\""),
+        ("p.csv", "prompt,seed\na,1\nb\n", "row 2: it has 1 values, the first line names 2 columns"),
         ("p.parquet", "PAR1", "it cannot be read as Parquet"),
     ];
     for (name, text, expected) in cases {

@@ -101,16 +101,17 @@ fn json_value(value: &Json) -> Option<Value<'_>> {
 pub(super) fn separated(reader: impl Read, separator: u8, rules: &Rules, out: &mut Outlet) -> Result<(), PromptError> {
     let source = Metered { reader, left: MAX_LINE };
     let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(source);
-    let names = reader.headers().map_err(|error| rules.fault((1, broken(&error))))?.clone();
-    let columns = columns(names.iter().map(str::trim), &rules.ignored).map_err(|what| rules.fault((1, what)))?;
+    let header =
+        |what: String| PromptError::Table { table: rules.table.clone(), what: format!("its first line: {what}") };
+    let names = reader.headers().map_err(|error| header(broken(&error)))?.clone();
+    let columns = columns(names.iter().map(str::trim), &rules.ignored).map_err(header)?;
     let mut record = csv::StringRecord::new();
-    loop {
+    // Rows, not lines: values may have lines of their own.
+    for at in 1.. {
         reader.get_mut().left = MAX_LINE;
-        let before = reader.position().line();
-        if !reader.read_record(&mut record).map_err(|error| rules.fault((before, broken(&error))))? {
-            return Ok(());
+        if !reader.read_record(&mut record).map_err(|error| rules.fault((at, broken(&error))))? {
+            break;
         }
-        let at = record.position().map_or(before, csv::Position::line);
         let mut row = PromptRow::at(at);
         for (value, column) in record.iter().zip(&columns) {
             if let Some(column) = column.filter(|_| !value.is_empty()) {
@@ -118,9 +119,10 @@ pub(super) fn separated(reader: impl Read, separator: u8, rules: &Rules, out: &m
             }
         }
         if !out.push(row) {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 /// What is wrong with a record.

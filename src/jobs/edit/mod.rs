@@ -204,6 +204,10 @@ impl Editor {
             parent: Some(item.key),
             tokens,
             image,
+            score: None,
+            rank: None,
+            accepted: true,
+            candidate: None,
         });
         Ok(drawn.collect())
     }

@@ -1,31 +1,40 @@
 //! `imagebart sample`: images from a chain, to the `samples` table.
 
+mod again;
+mod choose;
 mod draws;
+mod estimate;
 mod plan;
 mod requests;
+mod scorer;
+mod stages;
 mod subjects;
 mod survey;
 mod units;
 
+pub use again::{Again, AgainOptions, draw_again};
+pub(super) use choose::Candidate;
 pub use plan::SamplePlan;
 pub(super) use subjects::condition;
 
-use super::model::{Developer, Drawn, Painter, Settings, stopped, to_row};
+use super::model::{Painter, Settings, to_row};
 use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
-use crate::chain::{self, Chain};
+use crate::chain;
 use crate::config::Pipeline;
 use crate::datasets::Unit;
-use crate::flow::{BoxError, Flow, Report};
+use crate::flow::{Flow, Report};
 use crate::launch::Rank;
 use crate::progress::Display;
 use crate::tables::{OutputDir, SamplesIdentity};
-use crate::torch;
 use crate::torch::device::DeviceChoice;
+use choose::Choice;
 use draws::Draw;
-use std::num::NonZeroUsize;
+use scorer::{Module, Scorer};
+use stages::{chosen, develop, draw, on_threads};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -61,21 +70,24 @@ pub async fn sample(
     let plan = unless_cancelled(SamplePlan::make(pipeline, options), &cancel).await?;
     tracing::info!("{}", plan.model.device.line);
     let (painter, work) = plan.load(pipeline)?;
+    let module = plan.load_scorer()?;
     let output = work.open(options.rank, options.overwrite).await?;
     let pending = work.pending(&output, options.rank).await?;
     tracing::info!("{}", pending.line());
 
     let line = &plan.model.device.line;
     let recorder = facts::Recorder::new("sample", pipeline, (&work, &pending), options.rank, line, plan.model.settings);
+    let dropped = Arc::new(AtomicU64::new(0));
     let (committed, report) = if pending.units.is_empty() {
         (Committed::default(), None)
     } else {
         let writer = Writer::new(output.clone(), work.provenance.clone());
         let (committed, report) =
-            run(&plan, painter, writer, pending.units.clone(), pipeline, (display, cancel)).await?;
+            run(&plan, (painter, module), (writer, &dropped), pending.units.clone(), pipeline, (display, cancel))
+                .await?;
         (committed, Some(report))
     };
-    let recorder = facts::Recorder { prompts_cut: plan.cut(), ..recorder };
+    let recorder = facts::Recorder { prompts_cut: plan.cut(), dropped: dropped.load(Relaxed), ..recorder };
     finish(recorder, &pending, &output, committed, report.as_ref(), (started, options.rank, pipeline)).await
 }
 
@@ -99,8 +111,8 @@ pub(super) async fn finish(
 /// The data's way, from top to bottom.
 async fn run(
     plan: &SamplePlan,
-    painter: Painter,
-    mut writer: Writer<SamplesIdentity>,
+    (painter, module): (Painter, Option<Module>),
+    (mut writer, dropped): (Writer<SamplesIdentity>, &Arc<AtomicU64>),
     units: Vec<Arc<Unit>>,
     pipeline: &Pipeline,
     (display, cancel): (&Display, CancellationToken),
@@ -114,62 +126,34 @@ async fn run(
     // The pixels of a row, and its file.
     let cost = plan.pixels.saturating_mul(2);
     let (chain, developer) = painter.apart();
+    let likelihood = matches!(plan.scorer, Some(Scorer::Likelihood));
+    let choice = plan.scorer.clone().map(|scorer| Choice {
+        scorer,
+        threshold: pipeline.choose.threshold,
+        keeps_rejected: pipeline.choose.rejected == "keep",
+        dropped: dropped.clone(),
+    });
     let batch = settings.batch_size as usize;
-    let result = Flow::source(&running.engine, "rows", move |_: &Draw| cost, move |out| draws.emit(units, out))
+    let flow = Flow::source(&running.engine, "rows", move |_: &Draw| cost, move |out| draws.emit(units, out))
         .batch(batch)
-        .device("draw", move || on_threads(settings.threads, chain), move |chain, batch| draw(chain, options, batch))
-        // The same rows again: while they become images, the next ones are drawn.
+        .device(
+            "draw",
+            move || on_threads(settings.threads, chain),
+            move |chain, batch| draw(chain, options, likelihood, batch),
+        )
+        // The same batches again: while one becomes images, the next is drawn.
         .batch(batch)
-        .device("decode", move || on_threads(settings.threads, developer), develop)
+        .device(
+            "decode",
+            move || {
+                Module::on_thread()?;
+                on_threads(settings.threads, (developer, module))
+            },
+            |(developer, module), batch| develop(developer, module.as_ref(), batch),
+        );
+    let result = chosen(flow, choice, settings.image_workers)
         .map("image", settings.image_workers, move |drawn| to_row(drawn, format))
         .sink("write", &mut writer)
         .await;
     running.end(result, &writer)
-}
-
-/// What owns a device, on its own thread.
-fn on_threads<T>(threads: NonZeroUsize, state: T) -> Result<T, BoxError> {
-    torch::device::set_threads(threads);
-    Ok(state)
-}
-
-/// Tokens that were drawn, on their way to an image.
-struct Sketch {
-    draw: Draw,
-    tokens: Vec<u16>,
-}
-
-/// A batch of rows to tokens.
-fn draw(chain: &mut Chain, options: chain::SampleOptions<'static>, batch: Vec<Draw>) -> Result<Vec<Sketch>, BoxError> {
-    let condition = chain.config().condition;
-    let row = |draw: &Draw| chain::Row {
-        key: draw.random,
-        condition: draw.subject.condition(&condition),
-        settings: draw.settings.scales.clone(),
-    };
-    let rows: Vec<chain::Row> = batch.iter().map(row).collect();
-    let grids = chain.sample_as(&rows, options).map_err(|error| {
-        let unit = batch.first().map_or("", |draw| draw.unit.name.as_str());
-        stopped(error, unit, &batch.iter().map(|draw| draw.key.as_str()).collect::<Vec<_>>())
-    })?;
-    Ok(batch.into_iter().zip(grids).map(|(draw, tokens)| Sketch { draw, tokens }).collect())
-}
-
-/// A batch of tokens to images.
-fn develop(developer: &mut Developer, batch: Vec<Sketch>) -> Result<Vec<Drawn>, BoxError> {
-    let grids: Vec<&[u16]> = batch.iter().map(|sketch| sketch.tokens.as_slice()).collect();
-    let images = developer.decode(&grids)?;
-    let drawn = batch.into_iter().zip(images).map(|(Sketch { draw, tokens }, image)| Drawn {
-        number: draw.number,
-        unit: draw.unit.name.clone(),
-        label: draw.subject.label(),
-        prompt: draw.subject.prompt(),
-        parent: None,
-        seed: draw.seed,
-        settings: draw.settings.recorded,
-        key: draw.key,
-        tokens,
-        image,
-    });
-    Ok(drawn.collect())
 }

@@ -1,8 +1,11 @@
 //! What a `sample` will do, found out before any work: the model, the rows and their units, the identity.
 
 use super::SampleOptions;
+use super::choose::Share;
 use super::draws::{Counted, Draws};
+use super::estimate::Estimate;
 use super::requests::Interpreter;
+use super::scorer::{Module, Scorer};
 use super::subjects::Labels;
 use super::survey::{Survey, survey};
 use super::units::Cutter;
@@ -10,9 +13,10 @@ use crate::chain::{ChainConfig, Condition};
 use crate::config::{LabelChoice, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
-use crate::jobs::model::{Model, Painter, describe_chain, refused};
+use crate::jobs::model::{Model, Painter, refused};
+use crate::jobs::outline::describe_chain;
 use crate::jobs::work::{Pending, Work, outlook};
-use crate::tables::{RowSelection, SamplesIdentity};
+use crate::tables::{ChooseSelection, RowSelection, SamplesIdentity};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +27,12 @@ pub struct SamplePlan {
     pub(super) draws: Draws,
     /// What a first look through the table of prompts told, where there is one.
     survey: Option<Survey>,
-    units: Vec<Arc<Unit>>,
-    selection: RowSelection,
+    pub(super) units: Vec<Arc<Unit>>,
+    pub(super) selection: RowSelection,
+    pub(super) scorer: Option<Scorer>,
+    choose: Option<ChooseSelection>,
+    /// Height and width of an image.
+    size: (u32, u32),
     /// Bytes of a row's pixels.
     pub(super) pixels: u64,
 }
@@ -35,38 +43,24 @@ impl SamplePlan {
         let choice = (options.device, options.overwrite);
         let model = Model::open(pipeline, choice, &pipeline.sample.compat).await?;
         let config = model.directory.config();
-        let labels = Labels::choose(&pipeline.sample.labels, &config.condition)?;
-        let unit_rows = pipeline.sample.unit_rows;
-        let (draws, survey) = match &pipeline.sample.prompts {
-            Some(url) => {
-                let (interpreter, survey) = table(pipeline, url, &model).await?;
-                (Draws::Table(Box::new(interpreter)), Some(survey))
-            }
-            None => {
-                if matches!(config.condition, Condition::Text(_)) {
-                    tracing::info!("the chain is conditioned on text: without prompts, its null condition is drawn");
-                }
-                let (settings, seed) = (model.usual.clone(), pipeline.run.seed);
-                (Draws::Counted(Counted { labels: labels.clone(), settings, seed }), None)
-            }
-        };
-        let (units, selection) = match &survey {
-            Some(survey) => {
-                let (labels, prompts) = ("prompts".to_owned(), Some(survey.digest.clone()));
-                (survey.units.clone(), RowSelection { count: survey.draws, unit_rows, labels, prompts })
-            }
-            None => {
-                let count = pipeline.sample.count.unwrap_or(0);
-                let mut cutter = Cutter::new(unit_rows);
-                cutter.add(count)?;
-                let labels = labels.name(&config.condition);
-                (cutter.finish()?, RowSelection { count, unit_rows, labels, prompts: None })
-            }
-        };
         let shape = model.directory.tokenizer_config().map_err(refused)?;
-        let factor = shape.downsampling().unsigned_abs();
-        let pixels = (config.tokens() as u64).saturating_mul(factor).saturating_mul(factor).saturating_mul(3);
-        Ok(SamplePlan { model, draws, survey, units, selection, pixels })
+        let factor = u32::try_from(shape.downsampling()).unwrap_or(u32::MAX);
+        let size = (config.grid.0.saturating_mul(factor), config.grid.1.saturating_mul(factor));
+        let scorer = Scorer::open(&pipeline.choose, &config.condition, size)?;
+        let share = scorer.as_ref().map(|_| Share::new(&pipeline.choose));
+        let Rows { draws, survey, units, selection } = match &pipeline.sample.prompts {
+            Some(url) => table(pipeline, url, &model, share).await?,
+            None => counted(pipeline, &model, scorer.as_ref(), share)?,
+        };
+        let pixels = u64::from(size.0).saturating_mul(size.1.into()).saturating_mul(3);
+        let choose = scorer.as_ref().map(|scorer| ChooseSelection {
+            scorer: scorer.name(),
+            draw: pipeline.choose.draw.map(u64::from),
+            rate: pipeline.choose.rate,
+            threshold: pipeline.choose.threshold,
+            rejected: pipeline.choose.rejected.clone(),
+        });
+        Ok(SamplePlan { model, draws, survey, units, selection, scorer, choose, size, pixels })
     }
 
     /// Prompts whose end is lost.
@@ -77,13 +71,33 @@ impl SamplePlan {
     /// Loads the weights; with them the run's identity is known.
     pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
         let painter = self.model.load()?;
-        let provenance = Arc::new(self.model.provenance(&painter, self.selection.clone(), None));
+        let provenance = Arc::new(self.model.provenance(&painter, self.selection.clone(), (self.choose.clone(), None)));
         let url = pipeline.output.url.clone();
         let work = Work { units: self.units.clone(), provenance, url, recorded: self.model.recorded() };
         Ok((painter, work))
     }
 
-    /// What would be done, for `--dry-run`: no weights are read, and the model need not be there yet.
+    /// Loads the scorer onto the run's device, where it is a module of the user's.
+    pub(super) fn load_scorer(&self) -> Result<Option<Module>, JobError> {
+        let Some(Scorer::Module(file)) = &self.scorer else { return Ok(None) };
+        let (config, device) = (self.model.directory.config(), self.model.device.device);
+        let batch = self.model.settings.tokenizer_batch_size as usize;
+        file.load(device, &config.condition, self.size, batch).map(Some)
+    }
+
+    /// The most images that are kept, of all units.
+    pub(super) fn keep(&self) -> u64 {
+        match (&self.draws, &self.survey) {
+            (_, Some(survey)) => survey.keep,
+            (Draws::Counted(Counted { candidates: Some((of, keep)), .. }), _) => {
+                (self.selection.count / (*of).max(1)).saturating_mul(*keep)
+            }
+            _ => self.selection.count,
+        }
+    }
+
+    /// What would be done, for `--dry-run`, with what a few batches that are drawn tell of the whole. The model need not be there
+    /// yet.
     pub async fn describe(pipeline: &Pipeline, options: &SampleOptions) -> Result<String, JobError> {
         let model = &pipeline.chain.model;
         if !Path::new(model).exists() && !pipeline.chain.scale.is_empty() {
@@ -92,22 +106,72 @@ impl SamplePlan {
         let plan = SamplePlan::make(pipeline, options).await?;
         let keep = plan.model.recorded() && !options.overwrite;
         let pending = outlook::<SamplesIdentity>(&plan.units, (&pipeline.output.url, keep), options.rank).await?;
-        Ok(Description { plan: &plan, pipeline, pending: &pending }.to_string())
+        let mut text = Description { plan: &plan, pipeline, pending: &pending }.to_string();
+        if let Some(estimate) = Estimate::of(&plan, pipeline, &pending.units).await? {
+            text.push_str(&estimate.to_string());
+        }
+        Ok(text)
     }
 }
 
-/// The images that the table at `url` asks for, and what a first look through it tells.
-async fn table(pipeline: &Pipeline, url: &str, model: &Model) -> Result<(Interpreter, Survey), JobError> {
+/// The rows of a run, and how they are cut into units.
+struct Rows {
+    draws: Draws,
+    survey: Option<Survey>,
+    units: Vec<Arc<Unit>>,
+    selection: RowSelection,
+}
+
+/// The images that the table at `url` asks for.
+async fn table(pipeline: &Pipeline, url: &str, model: &Model, share: Option<Share>) -> Result<Rows, JobError> {
     let sample = &pipeline.sample;
     if sample.labels != LabelChoice::Auto {
         return Err(JobError::Usage("sample.labels and sample.prompts exclude each other: take one out".to_owned()));
     }
-    let mut interpreter = Interpreter::open(pipeline, url, model).await?;
-    let survey = survey(&mut interpreter, Cutter::new(sample.unit_rows), sample.shared_seeds).await?;
+    let mut interpreter = Interpreter::open(pipeline, url, model, share).await?;
+    let cutter = Cutter::new(sample.unit_rows).whole(share.is_some());
+    let survey = survey(&mut interpreter, cutter, sample.shared_seeds).await?;
     if survey.cut > 0 {
         tracing::warn!("{} of {} prompts are longer than the chain's text and are cut", survey.cut, survey.rows);
     }
-    Ok((interpreter, survey))
+    let (labels, prompts) = ("prompts".to_owned(), Some(survey.digest.clone()));
+    let selection = RowSelection { count: survey.draws, unit_rows: sample.unit_rows, labels, prompts };
+    let draws = Draws::Table(Box::new(interpreter));
+    Ok(Rows { draws, units: survey.units.clone(), survey: Some(survey), selection })
+}
+
+/// As many images as `sample.count` says, of the classes in turn or of nothing.
+fn counted(
+    pipeline: &Pipeline,
+    model: &Model,
+    scorer: Option<&Scorer>,
+    share: Option<Share>,
+) -> Result<Rows, JobError> {
+    let condition = model.directory.config().condition;
+    let labels = Labels::choose(&pipeline.sample.labels, &condition)?;
+    if matches!(condition, Condition::Text(_)) {
+        tracing::info!("the chain is conditioned on text: without prompts, its null condition is drawn");
+    }
+    let subjectless = labels == Labels::None && condition != Condition::None;
+    if let Some(scorer) = scorer.filter(|scorer| subjectless && scorer.needs_subject()) {
+        return Err(JobError::Usage(format!(
+            "choose.scorer = {} tells how well an image fits a class or a text, but the rows are drawn of none",
+            scorer.name()
+        )));
+    }
+    let candidates = match share {
+        Some(share) => Some((share.draws(1), share.keep(1).map_err(JobError::Usage)?)),
+        None => None,
+    };
+    let of = candidates.map_or(1, |(of, _)| of).max(1);
+    let (unit_rows, count) = (pipeline.sample.unit_rows, pipeline.sample.count.unwrap_or(0).saturating_mul(of));
+    // All candidates of a row in one unit.
+    let mut cutter = Cutter::new((unit_rows / of).max(1).saturating_mul(of));
+    cutter.add(count)?;
+    let selection = RowSelection { count, unit_rows, labels: labels.name(&condition), prompts: None };
+    let (settings, seed) = (model.usual.clone(), pipeline.run.seed);
+    let draws = Draws::Counted(Counted { labels, settings, seed, candidates });
+    Ok(Rows { draws, survey: None, units: cutter.finish()?, selection })
 }
 
 /// The text of `--dry-run` where the model is not there yet.
@@ -148,6 +212,13 @@ impl fmt::Display for Description<'_> {
         if let Some(survey) = &plan.survey {
             let from = pipeline.sample.prompts.as_deref().unwrap_or_default();
             writeln!(f, "prompts    {} from {from}, {} of them cut", survey.rows, survey.cut)?;
+        }
+        if let Some(ChooseSelection { scorer, draw, rate, threshold, rejected }) = &plan.choose {
+            let of =
+                draw.map_or("as many candidates as a row wants".to_owned(), |draw| format!("{draw} candidates a row"));
+            let share = rate.map_or("the best `count`".to_owned(), |rate| format!("the best {} %", rate * 100.0));
+            let least = threshold.map_or(String::new(), |least| format!(" of {least} or more"));
+            writeln!(f, "choose     {share}{least} of {of}, by {scorer}; others: {rejected}")?;
         }
         writeln!(f, "           {} units for this process, {} to do", pending.own(), pending.units.len())?;
         writeln!(f, "output     {}", pipeline.output.url)?;

@@ -1,5 +1,6 @@
 //! From the rows of a prompt table to what is asked of one chain.
 
+use super::choose::{Candidate, Share};
 use super::draws::Draw;
 use super::subjects::{Prompt, Subject};
 use crate::chain::{Condition, SettingsLists};
@@ -29,12 +30,15 @@ pub struct Request {
     pub key: Arc<str>,
     /// Images that are drawn of it.
     pub draws: u64,
+    /// How many of them may be kept: all, unless the run chooses.
+    pub keep: u64,
     pub subject: Subject,
     pub settings: RowDraw,
     /// Whether the end of its text is lost.
     pub cut: bool,
     /// The run's seed.
     run_seed: u64,
+    chosen: bool,
 }
 
 impl Request {
@@ -52,6 +56,7 @@ impl Request {
             unit,
             subject: self.subject.clone(),
             settings: self.settings.clone(),
+            candidate: self.chosen.then_some(Candidate { index, of: self.draws, keep: self.keep }),
         }
     }
 
@@ -76,6 +81,7 @@ impl Request {
         hash.update([u8::from(self.row.seed.is_some())]);
         hash.update(self.row.seed.unwrap_or(0).to_le_bytes());
         hash.update(self.draws.to_le_bytes());
+        hash.update(self.keep.to_le_bytes());
         let settings = &self.settings.recorded;
         for list in [&settings.temperature, &settings.top_p, &settings.guidance] {
             list.iter().for_each(|number| hash.update(number.to_le_bytes()));
@@ -104,6 +110,8 @@ pub struct Interpreter {
     usual: RowDraw,
     /// Images of rows that do not say.
     count: u64,
+    /// How many images are drawn of a row, and how many of them may be kept, where the run chooses.
+    share: Option<Share>,
     strict: bool,
     seed: u64,
     /// The settings of the last row that had some of its own: rows that follow one another are often alike.
@@ -130,7 +138,12 @@ impl Interpreter {
     ///
     /// # Errors
     /// [`JobError::Usage`]: no such table; class names or a text tokenizer that do not fit the chain.
-    pub async fn open(pipeline: &Pipeline, url: &str, model: &Model) -> Result<Interpreter, JobError> {
+    pub async fn open(
+        pipeline: &Pipeline,
+        url: &str,
+        model: &Model,
+        share: Option<Share>,
+    ) -> Result<Interpreter, JobError> {
         let sample = &pipeline.sample;
         let condition = model.directory.config().condition;
         if sample.class_names.is_some() && !matches!(condition, Condition::Class { .. }) {
@@ -165,6 +178,7 @@ impl Interpreter {
             run: model.run.clone(),
             usual: model.usual.clone(),
             count: sample.count.unwrap_or(1),
+            share,
             strict: sample.strict,
             seed: pipeline.run.seed,
             last: None,
@@ -173,7 +187,8 @@ impl Interpreter {
 
     /// Images that are drawn of a row.
     pub fn draws(&self, row: &PromptRow) -> u64 {
-        row.count.unwrap_or(self.count)
+        let count = row.count.unwrap_or(self.count);
+        self.share.map_or(count, |share| share.draws(count))
     }
 
     /// What row `number` of the table, from 0, asks for.
@@ -183,8 +198,12 @@ impl Interpreter {
     pub fn request(&mut self, number: u64, row: PromptRow) -> Result<Request, PromptError> {
         let (subject, cut) = self.subject(&row).map_err(|what| self.table.fault(&row, what))?;
         let settings = self.settings(&row).map_err(|what| self.table.fault(&row, what))?;
+        let count = row.count.unwrap_or(self.count);
+        let keep = self.share.map_or(Ok(count), |share| share.keep(count));
+        let keep = keep.map_err(|what| self.table.fault(&row, format!("its {what}")))?;
         let key: Arc<str> = row.key.as_deref().map_or_else(|| row_key(number).into(), Arc::from);
-        Ok(Request { key, draws: self.draws(&row), subject, settings, cut, row, run_seed: self.seed })
+        let (draws, chosen) = (self.draws(&row), self.share.is_some());
+        Ok(Request { key, draws, keep, subject, settings, cut, row, run_seed: self.seed, chosen })
     }
 
     /// What the row is drawn of, and whether the end of its text is lost.

@@ -20,6 +20,8 @@ pub struct Survey {
     pub rows: u64,
     /// Images of the run.
     pub draws: u64,
+    /// The most of them that are kept.
+    pub keep: u64,
     /// Rows whose text is longer than the chain's condition, so that its end is lost.
     pub cut: u64,
     /// Hex SHA-256 over all rows, however the file writes them.
@@ -34,7 +36,7 @@ pub struct Survey {
 pub async fn survey(interpreter: &mut Interpreter, mut cutter: Cutter, shared_seeds: bool) -> Result<Survey, JobError> {
     let mut hash = Sha256::new();
     let (mut keys, mut seeds) = (Vec::new(), Vec::new());
-    let (mut rows, mut cut) = (0, 0);
+    let (mut rows, mut cut, mut keep) = (0, 0, 0_u64);
     let mut reading = interpreter.table.rows();
     while let Some(row) = reading.next().await.map_err(usage)? {
         let request = interpreter.request(rows, row).map_err(usage)?;
@@ -49,6 +51,7 @@ pub async fn survey(interpreter: &mut Interpreter, mut cutter: Cutter, shared_se
             None => {}
         }
         cut += u64::from(request.cut);
+        keep = keep.saturating_add(request.keep);
         cutter.add(request.draws)?;
         rows += 1;
     }
@@ -63,7 +66,7 @@ pub async fn survey(interpreter: &mut Interpreter, mut cutter: Cutter, shared_se
     }
     let units = cutter.finish()?;
     let draws = units.last().and_then(|unit| unit.range.clone()).map_or(0, |range| range.end);
-    Ok(Survey { rows, draws, cut, digest: hex(&hash.finalize()), units })
+    Ok(Survey { rows, draws, keep, cut, digest: hex(&hash.finalize()), units })
 }
 
 /// Eight bytes that stand for a key.

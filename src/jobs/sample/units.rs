@@ -12,6 +12,8 @@ const MAX_UNITS: usize = 1_000_000;
 pub struct Cutter {
     /// Images of a unit.
     rows: u64,
+    /// Whether what is added together stays together.
+    whole: bool,
     /// The images that are in no unit yet.
     start: u64,
     end: u64,
@@ -21,7 +23,12 @@ pub struct Cutter {
 impl Cutter {
     /// For units of `rows` images, the last one of what is left.
     pub fn new(rows: u64) -> Cutter {
-        Cutter { rows: rows.max(1), start: 0, end: 0, units: Vec::new() }
+        Cutter { rows: rows.max(1), whole: false, start: 0, end: 0, units: Vec::new() }
+    }
+
+    /// The same where images that are added together are in one unit, however many: units may then have fewer images or more.
+    pub fn whole(self, whole: bool) -> Cutter {
+        Cutter { whole, ..self }
     }
 
     /// Adds the next `count` images.
@@ -29,8 +36,11 @@ impl Cutter {
     /// # Errors
     /// Too many units.
     pub fn add(&mut self, count: u64) -> Result<(), JobError> {
+        if self.whole && self.end > self.start && (self.end - self.start).saturating_add(count) > self.rows {
+            self.cut(self.end)?;
+        }
         self.end = self.end.checked_add(count).ok_or_else(|| self.too_many())?;
-        while self.end - self.start >= self.rows {
+        while !self.whole && self.end - self.start >= self.rows {
             self.cut(self.start + self.rows)?;
         }
         Ok(())
@@ -74,6 +84,14 @@ mod tests {
         let mut cutter = Cutter::new(rows);
         counts.iter().for_each(|&count| cutter.add(count).unwrap());
         cutter.finish().unwrap().iter().map(|unit| unit.name.clone()).collect()
+    }
+
+    #[test]
+    fn what_belongs_together_stays_together() {
+        let mut cutter = Cutter::new(10).whole(true);
+        [4, 4, 4, 25, 1, 9, 1].iter().for_each(|&count| cutter.add(count).unwrap());
+        let ranges: Vec<_> = cutter.finish().unwrap().iter().map(|unit| unit.range.clone().unwrap()).collect();
+        assert_eq!(ranges, [0..8, 8..12, 12..37, 37..47, 47..48]);
     }
 
     #[test]
