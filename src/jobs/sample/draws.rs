@@ -1,7 +1,8 @@
 //! The images of a run, one by one, in their order.
 
+use super::ahead::Requests;
 use super::choose::Candidate;
-use super::requests::{Interpreter, Request};
+use super::requests::Interpreter;
 use super::subjects::{Labels, Subject};
 use crate::datasets::Unit;
 use crate::datasets::prompts::PromptError;
@@ -129,10 +130,7 @@ impl Draws {
     pub fn start(self) -> DrawStream {
         match self {
             Draws::Counted(counted) => DrawStream::Counted(counted),
-            Draws::Table(interpreter) => {
-                let rows = interpreter.table.rows();
-                DrawStream::Table(Box::new(Reading { interpreter: *interpreter, rows, read: 0, end: 0, request: None }))
-            }
+            Draws::Table(interpreter) => DrawStream::Table(Box::new(Requests::new(*interpreter))),
         }
     }
 }
@@ -140,45 +138,21 @@ impl Draws {
 /// The images of a run, on their way.
 pub enum DrawStream {
     Counted(Counted),
-    Table(Box<Reading>),
+    Table(Box<Requests>),
 }
 
 impl DrawStream {
     /// Image `number` of the run, not before the last one that was asked for.
+    ///
+    /// # Errors
+    /// A table that is not what it was when it was first looked through.
     pub async fn draw(&mut self, number: u64, unit: Arc<Unit>) -> Result<Draw, BoxError> {
         match self {
             DrawStream::Counted(counted) => Ok(counted.draw(number, unit)),
-            DrawStream::Table(reading) => reading.draw(number, unit).await,
+            DrawStream::Table(requests) => match requests.holding(number).await? {
+                Some((start, request)) => Ok(request.draw(number.saturating_sub(start), number, unit)),
+                None => Err("the table of prompts has become shorter".into()),
+            },
         }
-    }
-}
-
-/// A table that is being read.
-pub struct Reading {
-    interpreter: Interpreter,
-    rows: crate::datasets::prompts::PromptRows,
-    /// Rows that were read.
-    read: u64,
-    /// Images of these rows.
-    end: u64,
-    /// The last of them, if any of its images was asked for.
-    request: Option<Request>,
-}
-
-impl Reading {
-    async fn draw(&mut self, number: u64, unit: Arc<Unit>) -> Result<Draw, BoxError> {
-        // Rows whose images nobody asks for are passed over as they are written.
-        while self.end <= number {
-            let row = self.rows.next().await?.ok_or("the table of prompts has become shorter")?;
-            self.end = self.end.saturating_add(self.interpreter.draws(&row));
-            self.request = match self.end > number {
-                true => Some(self.interpreter.request(self.read, row)?),
-                false => None,
-            };
-            self.read += 1;
-        }
-        let request = self.request.as_ref().ok_or("an image was asked for twice")?;
-        let index = number.saturating_sub(self.end.saturating_sub(request.draws));
-        Ok(request.draw(index, number, unit))
     }
 }

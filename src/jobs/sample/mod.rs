@@ -1,6 +1,7 @@
 //! `imagebart sample`: images from a chain, to the `samples` table.
 
 mod again;
+mod ahead;
 mod choose;
 mod draws;
 mod estimate;

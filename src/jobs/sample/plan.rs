@@ -128,9 +128,9 @@ async fn table(pipeline: &Pipeline, url: &str, model: &Model, share: Option<Shar
     if sample.labels != LabelChoice::Auto {
         return Err(JobError::Usage("sample.labels and sample.prompts exclude each other: take one out".to_owned()));
     }
-    let mut interpreter = Interpreter::open(pipeline, url, model, share).await?;
+    let interpreter = Interpreter::open(pipeline, url, model, share).await?;
     let cutter = Cutter::new(sample.unit_rows).whole(share.is_some());
-    let survey = survey(&mut interpreter, cutter, sample.shared_seeds).await?;
+    let survey = survey(&interpreter, cutter, sample.shared_seeds).await?;
     if survey.cut > 0 {
         tracing::warn!("{} of {} prompts are longer than the chain's text and are cut", survey.cut, survey.rows);
     }

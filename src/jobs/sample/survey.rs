@@ -3,6 +3,7 @@
 //! The table is read once here and once more as it is drawn, so that it need not fit into memory. What is kept meanwhile is eight
 //! bytes of every row for its key, and sixteen where it gives a seed.
 
+use super::ahead::Requests;
 use super::requests::{Interpreter, Request, usage};
 use super::units::Cutter;
 use crate::datasets::Unit;
@@ -33,13 +34,12 @@ pub struct Survey {
 ///
 /// # Errors
 /// The first row that cannot be drawn; a key or a seed that is there twice; too many units; no rows.
-pub async fn survey(interpreter: &mut Interpreter, mut cutter: Cutter, shared_seeds: bool) -> Result<Survey, JobError> {
+pub async fn survey(interpreter: &Interpreter, mut cutter: Cutter, shared_seeds: bool) -> Result<Survey, JobError> {
     let mut hash = Sha256::new();
     let (mut keys, mut seeds) = (Vec::new(), Vec::new());
     let (mut rows, mut cut, mut keep) = (0, 0, 0_u64);
-    let mut reading = interpreter.table.rows();
-    while let Some(row) = reading.next().await.map_err(usage)? {
-        let request = interpreter.request(rows, row).map_err(usage)?;
+    let mut requests = Requests::new(interpreter.clone());
+    while let Some(request) = requests.next().await.map_err(usage)? {
         request.digest(&mut hash);
         keys.push(short(&request.key));
         match request.seeds() {
@@ -96,13 +96,10 @@ fn overlap(mut ranges: Vec<(u64, u64)>) -> Option<u64> {
 }
 
 /// Looks again at the keys of which short forms are there `twice`: they may differ after all.
-async fn refuse_keys(interpreter: &mut Interpreter, twice: &HashSet<u64>) -> Result<(), PromptError> {
+async fn refuse_keys(interpreter: &Interpreter, twice: &HashSet<u64>) -> Result<(), PromptError> {
     let mut seen: HashMap<Arc<str>, u64> = HashMap::new();
-    let mut reading = interpreter.table.rows();
-    let mut number = 0;
-    while let Some(row) = reading.next().await? {
-        let request = interpreter.request(number, row)?;
-        number += 1;
+    let mut requests = Requests::new(interpreter.clone());
+    while let Some(request) = requests.next().await? {
         if !twice.contains(&short(&request.key)) {
             continue;
         }
@@ -119,19 +116,13 @@ async fn refuse_keys(interpreter: &mut Interpreter, twice: &HashSet<u64>) -> Res
 }
 
 /// Says which two rows have images with this seed.
-async fn name_seed(interpreter: &mut Interpreter, seed: u64) -> PromptError {
+async fn name_seed(interpreter: &Interpreter, seed: u64) -> PromptError {
     let has = |request: &Request| {
         request.seeds().is_some_and(|(first, last)| (first..=last.unwrap_or(u64::MAX)).contains(&seed))
     };
     let mut first = None;
-    let mut reading = interpreter.table.rows();
-    let mut number = 0;
-    while let Ok(Some(row)) = reading.next().await {
-        let request = match interpreter.request(number, row) {
-            Ok(request) => request,
-            Err(error) => return error,
-        };
-        number += 1;
+    let mut requests = Requests::new(interpreter.clone());
+    while let Ok(Some(request)) = requests.next().await {
         match (has(&request), first) {
             (true, None) => first = Some(request.row.at),
             (true, Some(first)) => {
