@@ -36,6 +36,7 @@ fn network(ch: i64, ch_mult: &[i64]) -> VqganConfig {
         n_embed: 512,
         used: None,
         gumbel: false,
+        norm_groups: imagebart::vqgan::config::NORM_GROUPS,
     }
 }
 

@@ -198,18 +198,30 @@ pub enum Command {
         #[command(flatten)]
         pipeline: PipelineArgs,
 
-        /// How many images to draw, or how many of each prompt (overrides sample.count).
+        /// How many images to draw, or how many of each row of the prompts that does not say (overrides sample.count).
         #[arg(long)]
         count: Option<u64>,
 
-        /// A file of texts to draw images of, one a line, or .jsonl with "prompt": a local path or a URL (overrides
-        /// sample.prompts).
+        /// A table of texts or classes to draw: .parquet, .csv, .jsonl, or plain text, one a line; a local path or a URL
+        /// (overrides sample.prompts).
         #[arg(long, value_name = "FILE")]
         prompts: Option<String>,
 
         /// Delete the samples that are there, and start anew.
         #[arg(long)]
         overwrite: bool,
+
+        /// Draw this one image of a run again, from the batch that held it, and compare it with the one in the table.
+        #[arg(long, conflicts_with = "overwrite")]
+        key: Option<String>,
+
+        /// The file that --key writes. Default: the image's name, in the current directory.
+        #[arg(long, value_name = "FILE", requires = "key")]
+        to: Option<PathBuf>,
+
+        /// Let --key draw an image of a run of another class of device, where it may be another.
+        #[arg(long, requires = "key")]
+        force: bool,
     },
 
     /// Draw the masked parts of images anew.

@@ -17,7 +17,7 @@ use imagebart::jobs::filter::{self, FilterOptions};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
 use imagebart::jobs::half::{self, HalfOptions};
 use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, import};
-use imagebart::jobs::sample::{SampleOptions, SamplePlan, sample};
+use imagebart::jobs::sample::{AgainOptions, SampleOptions, SamplePlan, draw_again, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
 use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
 use imagebart::jobs::train::{TrainOptions, TrainPlan, train};
@@ -138,13 +138,17 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", train_tokenizer(&pipeline, &options, cancel).await?);
             Ok(())
         }
-        Command::Sample { pipeline, count, prompts, overwrite } => {
+        Command::Sample { pipeline, count, prompts, overwrite, key, to, force } => {
             let count = count.map(|count| format!("sample.count={count}"));
             let given = [count, prompts.map(|prompts| format!("sample.prompts={}", quoted(prompts)))];
             let pipeline = load_for(Needs::Sample, &pipeline, given, common)?;
             let options = SampleOptions { device: device(common)?, rank: rank(common)?, overwrite };
             if common.dry_run {
                 print!("{}", SamplePlan::describe(&pipeline, &options).await?);
+                return Ok(());
+            }
+            if let Some(key) = key {
+                println!("{}", draw_again(&pipeline, &options, &AgainOptions { key, to, force }, cancel).await?);
                 return Ok(());
             }
             sample(&pipeline, &options, display, cancel).await.map(drop)

@@ -159,7 +159,8 @@ impl Chain {
                 known: Some((known.shallow_clone(), at(&levels, pass.scale - 1)?.shallow_clone())),
             });
         }
-        self.walk(&Walk { rows: &drawn, start, visits, compat: options.compat }, trace)
+        let walk = Walk { rows: &drawn, start, visits, compat: options.compat, likelihood: false };
+        Ok(self.walk(&walk, trace)?.steps)
     }
 
     /// All passes in order.

@@ -141,6 +141,14 @@ impl ScaleBatch {
         }
     }
 
+    /// Of the network's logits `[width, K]` those of the rows with their conditions, as they are: `[batch, K]`.
+    pub fn conditional(&self, logits: &Tensor) -> Result<Tensor, TchError> {
+        match &self.guided {
+            None => Ok(logits.shallow_clone()),
+            Some(guided) => logits.f_narrow(0, 0, guided.batch),
+        }
+    }
+
     /// From the network's logits `[width, K]` to the batch's, guidance applied: `[batch, K]`.
     pub fn guide(&self, logits: Tensor) -> Result<Tensor, TchError> {
         match &self.guided {

@@ -3,7 +3,7 @@
 use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::Row;
-use super::walk::{Compat, Step, Visit, Walk};
+use super::walk::{Compat, Step, Visit, Walk, Walked};
 use tch::Tensor;
 
 /// How a batch is sampled.
@@ -35,16 +35,34 @@ impl Chain {
 
     /// As [`sample`](Chain::sample), by other `options` than the usual ones.
     pub fn sample_as(&self, rows: &[Row], options: SampleOptions) -> Result<Vec<Vec<u16>>, SampleError> {
-        let steps = self.sample_with(rows, options, false)?;
-        Ok(steps.into_iter().next_back().map(|step| step.tokens).unwrap_or_default())
+        let walked = self.sample_with(rows, options, false, false)?;
+        Ok(walked.steps.into_iter().next_back().map(|step| step.tokens).unwrap_or_default())
+    }
+
+    /// As [`sample_as`](Chain::sample_as), and tells of each image how likely the chain takes it: the sum over all scales of
+    /// log p_t(x_{t-1} | x_t, c) in nats, of the grids that were drawn, by the networks' own distributions, whatever the
+    /// temperature, the codes that are left out and the guidance they were drawn with.
+    ///
+    /// # Errors
+    /// As of [`sample`](Chain::sample).
+    pub fn sample_scored(&self, rows: &[Row], options: SampleOptions) -> Result<Vec<(Vec<u16>, f64)>, SampleError> {
+        let walked = self.sample_with(rows, options, false, true)?;
+        let tokens = walked.steps.into_iter().next_back().map(|step| step.tokens).unwrap_or_default();
+        Ok(tokens.into_iter().zip(walked.likelihood).collect())
     }
 
     /// As [`sample_as`](Chain::sample_as), and tells what each scale read and drew. Empty for no rows.
     pub fn sample_steps(&self, rows: &[Row], options: SampleOptions) -> Result<Vec<Step>, SampleError> {
-        self.sample_with(rows, options, true)
+        Ok(self.sample_with(rows, options, true, false)?.steps)
     }
 
-    fn sample_with(&self, rows: &[Row], options: SampleOptions, trace: bool) -> Result<Vec<Step>, SampleError> {
+    fn sample_with(
+        &self,
+        rows: &[Row],
+        options: SampleOptions,
+        trace: bool,
+        likelihood: bool,
+    ) -> Result<Walked, SampleError> {
         let rows: Vec<&Row> = rows.iter().collect();
         self.check_rows(&rows)?;
         let scales = self.config().scales();
@@ -59,14 +77,14 @@ impl Chain {
             Some(start) => (start.scale, Some(self.grids("the grid to start from", start.grids)?)),
         };
         if rows.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Walked::default());
         }
         let start = match start {
             Some(grids) => grids,
             None => self.noise(&rows)?,
         };
         let visits = (1..=first).rev().map(|scale| Visit { scale, pass: 0, noise: None, known: None }).collect();
-        self.walk(&Walk { rows: &rows, start, visits, compat: options.compat }, trace)
+        self.walk(&Walk { rows: &rows, start, visits, compat: options.compat, likelihood }, trace)
     }
 
     /// The distributions that the tokens x_{t-1} of grids are drawn from, each given x_t and the tokens before it:

@@ -57,6 +57,26 @@ pub(super) struct Walk<'a> {
     pub start: Tensor,
     pub visits: Vec<Visit>,
     pub compat: Compat,
+    /// Whether the likelihood of what is drawn is told.
+    pub likelihood: bool,
+}
+
+/// What a batch was on its way.
+#[derive(Debug, Default)]
+pub(super) struct Walked {
+    pub steps: Vec<Step>,
+    /// Of each row the log-probability, in nats, that the networks themselves give all that was drawn; empty unless asked for.
+    pub likelihood: Vec<f64>,
+}
+
+/// What a pass drew.
+struct Drawn {
+    /// x_{t-1}: `[batch, tokens]`.
+    tokens: Tensor,
+    /// `[batch]`, finite where all logits of a row were sound.
+    sound: Tensor,
+    /// `[batch]` float64: the log-probability of `tokens`, where it is asked for.
+    likelihood: Option<Tensor>,
 }
 
 impl Chain {
@@ -91,12 +111,13 @@ impl Chain {
     }
 
     /// Goes all the way; each pass is told when `trace` asks for it, else only the last one.
-    pub(super) fn walk(&self, walk: &Walk, trace: bool) -> Result<Vec<Step>, SampleError> {
+    pub(super) fn walk(&self, walk: &Walk, trace: bool) -> Result<Walked, SampleError> {
         let _guard = tch::no_grad_guard();
         let batches = self.batches(walk)?;
         let uniforms = uniforms(walk, self.config(), self.placement().device)?;
         let mut grids = Vec::new();
         let mut sound = Vec::with_capacity(walk.visits.len());
+        let mut likelihood = None;
         let mut tokens = walk.start.shallow_clone();
         for (index, visit) in walk.visits.iter().enumerate() {
             let x_t = match &visit.noise {
@@ -104,14 +125,17 @@ impl Chain {
                 None => tokens,
             };
             let batch = batches.get(&visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
-            let drawn = self.pass(visit, batch, &x_t, &uniforms.f_select(0, index as i64)?)?;
-            sound.push(drawn.1);
-            tokens = drawn.0;
+            let drawn = self.pass(visit, batch, &x_t, &uniforms.f_select(0, index as i64)?, walk.likelihood)?;
+            sound.push(drawn.sound);
+            tokens = drawn.tokens;
+            if let Some(more) = drawn.likelihood {
+                likelihood = Some(add(likelihood, more)?);
+            }
             if trace || index + 1 == walk.visits.len() {
                 grids.push((visit.scale, visit.pass, x_t, tokens.shallow_clone()));
             }
         }
-        fetch(grids, &sound, walk)
+        fetch(grids, &sound, likelihood.as_ref(), walk)
     }
 
     pub(super) fn no_scale(&self, scale: u32) -> SampleError {
@@ -138,38 +162,50 @@ impl Chain {
         Ok(ScaleBatch::new(rows, &settings, scale, self.config(), self.placement().device)?)
     }
 
-    /// x_{t-1} `[batch, tokens]` drawn from x_t, and a number for each row that is finite if all its logits were sound.
-    /// `uniforms` is `[tokens, batch]`.
+    /// x_{t-1} drawn from x_t `[batch, tokens]`. `uniforms` is `[tokens, batch]`.
     fn pass(
         &self,
         visit: &Visit,
         batch: &ScaleBatch,
         x_t: &Tensor,
         uniforms: &Tensor,
-    ) -> Result<(Tensor, Tensor), SampleError> {
+        likely: bool,
+    ) -> Result<Drawn, SampleError> {
         let failed = |source: TransformerError| SampleError::Network { scale: visit.scale, source: Box::new(source) };
         let network = self.network(visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
         let wide = batch.widen(x_t)?;
         let mut decoding = network.begin(&batch.source(&wide)).map_err(failed)?;
         let mut tokens: Vec<Tensor> = Vec::with_capacity(self.config().tokens());
-        let mut sound: Option<Tensor> = None;
+        let (mut sound, mut likelihood) = (None, None);
         for position in 0..self.config().tokens() as i64 {
             let previous = tokens.last().map(|token| batch.widen(token)).transpose()?;
-            let logits = batch.guide(decoding.next(previous.as_ref()).map_err(failed)?)?;
+            let logits = decoding.next(previous.as_ref()).map_err(failed)?;
+            let own = if likely { Some(batch.conditional(&logits)?) } else { None };
+            let logits = batch.guide(logits)?;
             let drawn = batch.draw.tokens(&logits, &uniforms.f_select(0, position)?)?;
-            tokens.push(match &visit.known {
+            let token = match &visit.known {
                 Some((known, given)) => {
                     given.f_select(1, position)?.f_where_self(&known.f_select(1, position)?, &drawn.tokens)?
                 }
                 None => drawn.tokens,
-            });
-            sound = Some(match sound {
-                Some(sum) => sum.f_add(&drawn.sound)?,
-                None => drawn.sound,
-            });
+            };
+            if let Some(own) = own {
+                let log = own.f_log_softmax(-1, Kind::Double)?.f_gather(-1, &token.f_unsqueeze(1)?, false)?;
+                likelihood = Some(add(likelihood, log.f_squeeze_dim(1)?)?);
+            }
+            tokens.push(token);
+            sound = Some(add(sound, drawn.sound)?);
         }
         let sound = sound.ok_or_else(|| TchError::Shape("a grid of no tokens".to_owned()))?;
-        Ok((Tensor::f_stack(&tokens, 1)?, sound))
+        Ok(Drawn { tokens: Tensor::f_stack(&tokens, 1)?, sound, likelihood })
+    }
+}
+
+/// A sum so far and what comes to it.
+fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
+    match sum {
+        Some(sum) => sum.f_add(&more),
+        None => Ok(more),
     }
 }
 
@@ -189,7 +225,12 @@ fn uniforms(walk: &Walk, config: &ChainConfig, device: Device) -> Result<Tensor,
 }
 
 /// Brings grids and flags to the CPU in one copy: the only wait for the device.
-fn fetch(grids: Vec<(u32, u16, Tensor, Tensor)>, sound: &[Tensor], walk: &Walk) -> Result<Vec<Step>, SampleError> {
+fn fetch(
+    grids: Vec<(u32, u16, Tensor, Tensor)>,
+    sound: &[Tensor],
+    likelihood: Option<&Tensor>,
+    walk: &Walk,
+) -> Result<Walked, SampleError> {
     let rows = walk.rows.len();
     let mut parts: Vec<Tensor> = Vec::with_capacity(grids.len() * 2 + 1);
     for (_, _, x_t, tokens) in &grids {
@@ -198,8 +239,11 @@ fn fetch(grids: Vec<(u32, u16, Tensor, Tensor)>, sound: &[Tensor], walk: &Walk) 
     }
     let per_grid = parts.first().map_or(0, Tensor::numel);
     parts.push(Tensor::f_stack(sound, 0)?.f_isfinite()?.f_to_kind(Kind::Int64)?.f_flatten(0, -1)?);
+    // Bit for bit, in the same copy.
+    parts.extend(likelihood.map(|sums| sums.f_view_dtype(Kind::Int64)).transpose()?);
     let all = Vec::<i64>::try_from(Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?)?;
-    let (tokens, flags) = all.split_at(per_grid * grids.len() * 2);
+    let (tokens, rest) = all.split_at(per_grid * grids.len() * 2);
+    let (flags, likelihood) = rest.split_at(rows * walk.visits.len());
     for (visit, flags) in walk.visits.iter().zip(flags.chunks_exact(rows)) {
         let bad: Vec<usize> = (0..rows).filter(|&row| flags[row] == 0).collect();
         if !bad.is_empty() {
@@ -212,5 +256,6 @@ fn fetch(grids: Vec<(u32, u16, Tensor, Tensor)>, sound: &[Tensor], walk: &Walk) 
         let (x_t, tokens) = ids.split_at(per_grid);
         Step { scale, pass: pass.into(), x_t: grid(x_t), tokens: grid(tokens) }
     });
-    Ok(steps.collect())
+    let likelihood = likelihood.iter().map(|bits| f64::from_bits(bits.cast_unsigned())).collect();
+    Ok(Walked { steps: steps.collect(), likelihood })
 }

@@ -105,6 +105,20 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         &["pillow-bicubic", "pillow-lanczos", "pillow-bilinear", "pillow-box", "cv2-linear"],
     )?;
     one_of("sample.compat", &pipeline.sample.compat, &["default", "authors"])?;
+    one_of("sample.image", &pipeline.sample.image, &["png", "jpeg", "webp"])?;
+    if let Some(quality) = pipeline.sample.quality {
+        if pipeline.sample.image != "jpeg" {
+            let message = format!("sample.quality is jpeg's alone; {} is lossless", pipeline.sample.image);
+            return Err(("sample.quality", message));
+        }
+        if !(1..=100).contains(&quality) {
+            return Err(("sample.quality", format!("sample.quality = {quality} must be 1 to 100")));
+        }
+    }
+    one_of("choose.rejected", &pipeline.choose.rejected, &["drop", "keep"])?;
+    if let Some(fault) = pipeline.choose.fault() {
+        return Err(fault);
+    }
     one_of("edit.compat", &pipeline.edit.compat, &["default", "authors"])?;
     one_of("edit.white", &pipeline.edit.white, &["keep", "edit"])?;
     shares(pipeline)?;

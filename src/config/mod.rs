@@ -27,6 +27,7 @@
 //! ```
 
 mod check;
+mod choosing;
 mod filtering;
 mod load;
 mod sampling;
@@ -34,6 +35,7 @@ mod sections;
 mod training;
 mod values;
 
+pub use choosing::ChooseSection;
 pub use filtering::FilterSection;
 pub use load::{ConfigError, Needs};
 pub(crate) use load::{nearest, parse_toml};

@@ -11,9 +11,19 @@ pub struct SampleSection {
     /// Images to draw; with prompts, of each of them: one when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
-    /// A file of texts to draw images of, a local path or a URL: `.jsonl` with `"prompt"` on every line, else a text a line.
+    /// A table of texts or classes to draw images of, a local path or a URL: see [`crate::datasets::prompts`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<String>,
+    /// Columns of that table that are passed over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore_columns: Vec<String>,
+    /// A file with the names of the chain's classes, one a line, class 0 first: a local path or a URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_names: Option<String>,
+    /// Refuses prompts that are longer than the chain's text; otherwise their end is lost.
+    pub strict: bool,
+    /// Lets rows of the table have the same seed.
+    pub shared_seeds: bool,
     /// Rows of a work unit, which is committed as one. A multiple of the batch size wastes no batch.
     pub unit_rows: u64,
     /// Rows the networks see at once.
@@ -39,6 +49,11 @@ pub struct SampleSection {
     pub labels: LabelChoice,
     /// `default`, or `authors`: their code lets only the last scale obey the temperature.
     pub compat: String,
+    /// What images are written as: `png` (lossless), `jpeg` (lossy), `webp` (lossless).
+    pub image: String,
+    /// Quality of `jpeg`, from 1 to 100; 90 when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<u8>,
 }
 
 impl Default for SampleSection {
@@ -46,6 +61,10 @@ impl Default for SampleSection {
         SampleSection {
             count: None,
             prompts: None,
+            ignore_columns: Vec::new(),
+            class_names: None,
+            strict: false,
+            shared_seeds: false,
             unit_rows: 1024,
             batch_size: Auto::Auto,
             dtype: Auto::Auto,
@@ -56,6 +75,8 @@ impl Default for SampleSection {
             greedy: false,
             labels: LabelChoice::Auto,
             compat: "default".to_owned(),
+            image: "png".to_owned(),
+            quality: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
+use super::choosing::ChooseSection;
 use super::filtering::FilterSection;
 use super::sampling::{EditSection, SampleSection};
 use super::training::{TrainSection, TrainTokenizerSection};
@@ -20,6 +21,7 @@ pub struct Pipeline {
     pub condition: ConditionSection,
     pub train: TrainSection,
     pub sample: SampleSection,
+    pub choose: ChooseSection,
     pub edit: EditSection,
     pub filter: FilterSection,
     pub output: OutputSection,

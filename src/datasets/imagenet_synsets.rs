@@ -18,7 +18,7 @@ pub(super) fn is_wnid(text: &str) -> bool {
 }
 
 /// The class of a wnid; `None` for one that is not among the 1000.
-pub(super) fn class_of(wnid: &str) -> Option<i32> {
+pub(crate) fn class_of(wnid: &str) -> Option<i32> {
     TABLE.binary_search(&wnid).ok().and_then(|rank| i32::try_from(rank).ok())
 }
 

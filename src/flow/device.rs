@@ -50,7 +50,8 @@ where
             });
         });
         starters.push(Starter { start, kind: Kind::Device });
-        Flow { core, inlet: output, queue, starters, width, held }
+        // Taken apart, each row has its own bytes again.
+        Flow { core, inlet: output, queue, starters, width: 1, held }
     }
 }
 

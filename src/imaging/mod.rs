@@ -44,7 +44,7 @@ mod trim;
 
 pub use canvas::{Canvas, grid};
 pub use decode::decode;
-pub use encode::{encode_jpeg, encode_png};
+pub use encode::{FileFormat, encode_jpeg, encode_png, encode_webp};
 pub use error::ImageError;
 pub use preprocess::{Crop, CropMode, CropRect, Flip, Preprocess, Resize};
 pub use probe::{Format, Header, Limits, cost, probe};

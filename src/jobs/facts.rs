@@ -49,6 +49,8 @@ pub struct Summary<S> {
     pub not_downloaded: BTreeMap<String, u64>,
     /// Prompts of the run, done or not, that were longer than the chain's condition: their end is lost.
     pub prompts_cut: u64,
+    /// Images of this run that were drawn and not accepted, and so are in no table.
+    pub dropped: u64,
     /// Shards of the dataset that were passed over because img2dataset has not finished them.
     pub unfinished: Vec<String>,
     /// Samples and rejects of the units that were done before.
@@ -93,6 +95,7 @@ pub struct Recorder<S> {
     pub settings: S,
     pub units_before: u64,
     pub prompts_cut: u64,
+    pub dropped: u64,
 }
 
 impl<S> Recorder<S> {
@@ -114,6 +117,7 @@ impl<S> Recorder<S> {
             settings,
             units_before: pending.finished.len() as u64,
             prompts_cut: 0,
+            dropped: 0,
         }
     }
 
@@ -152,6 +156,7 @@ impl<S> Recorder<S> {
             reasons: done.reasons.iter().map(|(reason, count)| (reason.code(), *count)).collect(),
             not_downloaded: BTreeMap::new(),
             prompts_cut: self.prompts_cut,
+            dropped: self.dropped,
             unfinished: Vec::new(),
             samples_before: earlier.samples,
             rejects_before: earlier.rejects,
@@ -227,6 +232,9 @@ impl<S> fmt::Display for Summary<S> {
         }
         if self.prompts_cut > 0 {
             write!(f, "; {} prompts cut", self.prompts_cut)?;
+        }
+        if self.dropped > 0 {
+            write!(f, "; {} more drawn and not accepted", self.dropped)?;
         }
         if !self.unfinished.is_empty() {
             write!(f, "; {} unfinished shards passed over", self.unfinished.len())?;

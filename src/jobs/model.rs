@@ -1,23 +1,24 @@
 //! What `sample` and `edit` share: the chain and how it runs, the identity of what it draws, and the stages from token grids
 //! to image files.
 
+use super::outline::describe_chain;
+use super::row_settings::{RowDraw, RunSettings};
+use super::sample::Candidate;
 use super::work::{dtype_name, dtype_named, processors, recorded};
 use super::{JobError, work};
-use crate::chain::{
-    Chain, ChainConfig, Compat, ModelDirectory, ModelError, SampleError, ScaleConfig, ScaleSettings, SettingsLists,
-};
-use crate::config::{ByteSize, DType, Pipeline};
+use crate::chain::{Chain, ChainConfig, Compat, ModelDirectory, ModelError, SampleError};
+use crate::config::{DType, Pipeline, SampleSection};
 use crate::diffusion::Schedule;
 use crate::flow::BoxError;
-use crate::imaging::{Rgb, encode_png};
+use crate::imaging::{FileFormat, Rgb};
 use crate::random::RowKey;
 use crate::reject::{Reason, Reject};
 use crate::tables::{
-    EditSelection, FORMAT_VERSION, ImageFile, Provenance, RowSelection, RowSettings, SampleRow, SamplesIdentity,
-    row_key,
+    ChooseSelection, EditSelection, FORMAT_VERSION, ImageFile, Provenance, RowSelection, RowSettings, SampleRow,
+    SamplesIdentity,
 };
 use crate::torch::device::{DeviceChoice, DeviceInUse, kind};
-use crate::transformer::{NetworkConfig, Placement};
+use crate::transformer::Placement;
 use crate::vqgan::{Tokenizer, TokenizerOptions};
 use bytes::Bytes;
 use serde::Serialize;
@@ -32,15 +33,20 @@ const BATCH_ON_CUDA: u32 = 256;
 /// Images the VQGAN decodes at once: the activations of one take about 0.25 GB at 256².
 const DECODED_ON_CPU: u32 = 4;
 const DECODED_ON_CUDA: u32 = 64;
+/// Quality of JPEG files when nobody says.
+const JPEG_QUALITY: u8 = 90;
 
 /// A model directory and how a run uses it, every `auto` decided. No weights are loaded yet.
 pub struct Model {
     pub directory: ModelDirectory,
     pub device: DeviceInUse,
     pub settings: Settings,
-    /// How tokens are drawn at scales 1..=T.
-    pub scales: Arc<[ScaleSettings]>,
+    /// How tokens are drawn, and how they are where no row says otherwise.
+    pub run: RunSettings,
+    pub usual: RowDraw,
     pub compat: Compat,
+    /// What images are written as.
+    pub image: FileFormat,
     dtype: DType,
     tokenizer_dtype: DType,
     recorded: bool,
@@ -71,16 +77,9 @@ impl Model {
         let directory = directory(pipeline)?;
         let config = directory.config();
         let sample = &pipeline.sample;
-        let lists = SettingsLists {
-            temperature: sample.temperature.0.clone(),
-            top_k: sample.top_k.0.clone(),
-            top_p: sample.top_p.0.clone(),
-            guidance: sample.guidance.0.clone(),
-            greedy: sample.greedy,
-        };
-        let scales = lists
-            .resolve(config.scales(), config.codebook_size, &config.condition)
-            .map_err(|error| JobError::Usage(format!("sample.{error}")))?;
+        let compat = if compat == "authors" { Compat::Authors } else { Compat::None };
+        let run = RunSettings::new(sample, config, compat);
+        let usual = run.usual().map_err(|error| JobError::Usage(format!("sample.{error}")))?;
         let recorded = recorded::<SamplesIdentity>(&pipeline.output.url, overwrite).await?;
         let device = work::device_for(choice, recorded.as_ref().map(|id| id.device.as_str()))?;
         let on_cpu = device.class == "cpu";
@@ -110,8 +109,10 @@ impl Model {
             settings: Settings { batch_size, tokenizer_batch_size: decoded, threads, image_workers: workers },
             directory,
             device,
-            scales,
-            compat: if compat == "authors" { Compat::Authors } else { Compat::None },
+            run,
+            usual,
+            compat,
+            image: file_format(sample),
             dtype,
             tokenizer_dtype,
             recorded: recorded.is_some(),
@@ -125,7 +126,9 @@ impl Model {
         let chain = self.directory.load(Placement { device, kind: kind(self.dtype) }).map_err(refused)?;
         let options = TokenizerOptions { device, dtype: self.tokenizer_dtype, ..TokenizerOptions::default() };
         let tokenizer = self.directory.load_tokenizer(options).map_err(refused)?;
-        Ok(Painter { chain, tokenizer, batch: self.settings.tokenizer_batch_size as usize })
+        let batch = self.settings.tokenizer_batch_size as usize;
+        let developer = Developer { tokenizer, batch, grid: self.directory.config().grid };
+        Ok(Painter { chain, developer })
     }
 
     /// What the rows of a run with the networks of `painter` have in common.
@@ -133,19 +136,20 @@ impl Model {
         &self,
         painter: &Painter,
         rows: RowSelection,
-        edit: Option<EditSelection>,
+        (choose, edit): (Option<ChooseSelection>, Option<EditSelection>),
     ) -> Provenance<SamplesIdentity> {
         let config = self.directory.config();
         let identity = SamplesIdentity {
             format_version: FORMAT_VERSION,
-            tokenizer: painter.tokenizer.fingerprint().to_owned(),
+            tokenizer: painter.developer.tokenizer.fingerprint().to_owned(),
             chain: painter.chain.fingerprint().to_owned(),
             schedule: self.directory.schedule().cumulatives().to_vec(),
-            settings: self.row_settings(),
+            settings: RowSettings::clone(&self.usual.recorded),
             compat: if self.compat == Compat::Authors { "authors" } else { "default" }.to_owned(),
             rows,
+            choose,
             edit,
-            image: "png".to_owned(),
+            image: self.image.to_string(),
             seed: self.seed,
             batch_size: self.settings.batch_size,
             tokenizer_batch_size: self.settings.tokenizer_batch_size,
@@ -155,28 +159,6 @@ impl Model {
             threads: self.settings.threads.get() as u32,
         };
         Provenance { identity, grid: config.grid, codebook_size: config.codebook_size, rows_per_image: 1 }
-    }
-
-    /// The settings as the table has them.
-    pub fn row_settings(&self) -> RowSettings {
-        let codes = self.directory.config().codebook_size;
-        // The authors' encoder-decoders take no temperature.
-        let temperature = |(scale, row): (u32, &ScaleSettings)| match () {
-            () if row.greedy => 0.0,
-            () if self.compat == Compat::Authors && !self.is_gpt(scale) => 1.0,
-            () => row.temperature,
-        };
-        RowSettings {
-            temperature: (1..).zip(self.scales.iter()).map(temperature).collect(),
-            top_k: self.scales.iter().map(|row| row.top_k.unwrap_or(codes)).collect(),
-            top_p: self.scales.iter().map(|row| row.top_p.unwrap_or(1.0)).collect(),
-            guidance: self.scales.iter().map(|row| row.guidance).collect(),
-        }
-    }
-
-    fn is_gpt(&self, scale: u32) -> bool {
-        let network = self.directory.config().network(scale).map(|network| &network.network);
-        matches!(network, Some(NetworkConfig::Gpt(_)))
     }
 
     /// Whether the output was there already, to be gone on with.
@@ -200,49 +182,11 @@ impl Model {
     }
 }
 
-/// Writes the chain's networks with their parameters, and the memory of their weights and caches.
-pub fn describe_chain(f: &mut fmt::Formatter<'_>, config: &ChainConfig, bytes: u64, batch: u32) -> fmt::Result {
-    let ((rows, columns), scales) = (config.grid, config.scales());
-    writeln!(f, "chain      {scales} scales, {rows} × {columns} tokens of {}", config.codebook_size)?;
-    for network in &config.networks {
-        let ScaleConfig { scales, network, .. } = network;
-        let numbers: Vec<String> = scales.iter().map(u32::to_string).collect();
-        let numbers = format!("scale{} {}", if scales.len() > 1 { "s" } else { "" }, numbers.join(", "));
-        let shape = match network {
-            NetworkConfig::EncoderDecoder(shape) => format!(
-                "encoder-decoder, width {}, {} + {} layers",
-                shape.dim, shape.encoder_depth, shape.decoder_depth
-            ),
-            NetworkConfig::Gpt(shape) => format!("gpt, width {}, {} layers", shape.dim, shape.depth),
-        };
-        writeln!(f, "{numbers:<10} {shape}: {} parameters", network.parameters())?;
-    }
-    let parameters = config.networks.iter().map(|network| network.network.parameters().unsigned_abs());
-    let caches = config.networks.iter().map(|network| cache(config, &network.network)).max().unwrap_or(0);
-    writeln!(
-        f,
-        "memory     {} for the weights of {} parameters, {} for the caches of a batch",
-        ByteSize(parameters.clone().sum::<u64>().saturating_mul(bytes)),
-        parameters.sum::<u64>(),
-        ByteSize(caches.saturating_mul(bytes).saturating_mul(batch.into()))
-    )
-}
-
-/// Numbers in the key and value caches of one row.
-fn cache(config: &ChainConfig, network: &NetworkConfig) -> u64 {
-    let tokens = config.tokens() as u64;
-    let text = network.text().map_or(0, |text| text.length.unsigned_abs());
-    match network {
-        NetworkConfig::EncoderDecoder(shape) => {
-            let width = crate::transformer::HEAD_WIDTH.saturating_mul(shape.decoder_heads).unsigned_abs();
-            let context = tokens.saturating_add(2).saturating_add(text);
-            let both = tokens.saturating_add(context).saturating_mul(2).saturating_mul(width);
-            both.saturating_mul(shape.decoder_depth.unsigned_abs())
-        }
-        NetworkConfig::Gpt(shape) => {
-            let length = shape.block.unsigned_abs().saturating_add(text);
-            length.saturating_mul(2).saturating_mul(shape.dim.unsigned_abs()).saturating_mul(shape.depth.unsigned_abs())
-        }
+fn file_format(sample: &SampleSection) -> FileFormat {
+    match sample.image.as_str() {
+        "jpeg" => FileFormat::Jpeg(sample.quality.unwrap_or(JPEG_QUALITY)),
+        "webp" => FileFormat::WebP,
+        _ => FileFormat::Png,
     }
 }
 
@@ -316,26 +260,39 @@ pub fn refused(error: ModelError) -> JobError {
 /// Networks on a device, ready to draw.
 pub struct Painter {
     pub chain: Chain,
+    pub developer: Developer,
+}
+
+/// The tokenizer on a device, which makes images of token grids.
+pub struct Developer {
     pub tokenizer: Tokenizer,
     batch: usize,
+    grid: (u32, u32),
 }
 
 impl Painter {
+    /// Chain and tokenizer for threads of their own.
+    pub fn apart(self) -> (Chain, Developer) {
+        (self.chain, self.developer)
+    }
+
     /// The token grids of images of `side` × `side` pixels, each three bytes a pixel; `rows` key the ids of outliers.
     pub fn encode(&self, images: &[&[u8]], side: u32, rows: &[RowKey]) -> Result<Vec<Vec<u16>>, BoxError> {
+        let Developer { tokenizer, batch, .. } = &self.developer;
         let mut grids = Vec::with_capacity(images.len());
-        for (images, rows) in images.chunks(self.batch).zip(rows.chunks(self.batch)) {
-            grids.extend(self.tokenizer.encode(images, (side, side), rows)?);
+        for (images, rows) in images.chunks(*batch).zip(rows.chunks(*batch)) {
+            grids.extend(tokenizer.encode(images, (side, side), rows)?);
         }
         Ok(grids)
     }
+}
 
+impl Developer {
     /// The images of token grids.
-    pub fn decode(&self, grids: &[Vec<u16>]) -> Result<Vec<Rgb>, BoxError> {
+    pub fn decode(&self, grids: &[&[u16]]) -> Result<Vec<Rgb>, BoxError> {
         let mut images = Vec::with_capacity(grids.len());
         for grids in grids.chunks(self.batch) {
-            let grids: Vec<&[u16]> = grids.iter().map(Vec::as_slice).collect();
-            images.extend(self.tokenizer.decode(&grids, self.chain.config().grid)?);
+            images.extend(self.tokenizer.decode(grids, self.grid)?);
         }
         Ok(images)
     }
@@ -362,6 +319,11 @@ pub fn stopped(error: SampleError, unit: &str, names: &[&str]) -> BoxError {
 pub struct Drawn {
     /// The row's number over the whole run.
     pub number: u64,
+    /// Its name in the table.
+    pub key: String,
+    /// As the table has it.
+    pub seed: u64,
+    pub settings: Arc<RowSettings>,
     /// The work unit's name.
     pub unit: String,
     pub prompt: Option<Arc<str>>,
@@ -369,12 +331,17 @@ pub struct Drawn {
     pub parent: Option<String>,
     pub tokens: Vec<u16>,
     pub image: Rgb,
+    pub score: Option<f32>,
+    pub rank: Option<u32>,
+    pub accepted: bool,
+    /// Its place among the images of which some are chosen.
+    pub candidate: Option<Candidate>,
 }
 
-/// Makes the table's row of a drawn image, with its PNG.
-pub fn to_row(drawn: Drawn, settings: &Arc<RowSettings>, seed: u64) -> Vec<Result<SampleRow, Reject>> {
-    let key = row_key(drawn.number);
-    let bytes = match encode_png(&drawn.image) {
+/// Makes the table's row of a drawn image, with its file.
+pub fn to_row(drawn: Drawn, format: FileFormat) -> Vec<Result<SampleRow, Reject>> {
+    let key = drawn.key;
+    let bytes = match format.encode(&drawn.image) {
         Ok(bytes) => Bytes::from(bytes),
         Err(error) => {
             return vec![Err(Reject {
@@ -389,16 +356,16 @@ pub fn to_row(drawn: Drawn, settings: &Arc<RowSettings>, seed: u64) -> Vec<Resul
         }
     };
     vec![Ok(SampleRow {
-        image: ImageFile { bytes, path: format!("{key}.png") },
+        image: ImageFile { bytes, path: format!("{key}.{}", format.extension()) },
         key,
         prompt: drawn.prompt.map(|text| text.to_string()),
         label: drawn.label,
-        seed,
+        seed: drawn.seed,
         tokens: drawn.tokens,
-        score: None,
-        rank: None,
-        accepted: true,
+        score: drawn.score,
+        rank: drawn.rank,
+        accepted: drawn.accepted,
         parent: drawn.parent,
-        settings: settings.clone(),
+        settings: drawn.settings,
     })]
 }

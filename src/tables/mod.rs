@@ -64,7 +64,9 @@ pub use rejects::RejectsWriter;
 pub use rows::RowChecksum;
 pub use run::{RowsWriter, Run, TableRow};
 pub use samples::SamplesWriter;
-pub use sampling::{EditSelection, ImageFile, RowSelection, RowSettings, SampleRow, SamplesIdentity, row_key};
+pub use sampling::{
+    ChooseSelection, EditSelection, ImageFile, RowSelection, RowSettings, SampleRow, SamplesIdentity, row_key,
+};
 pub use schema::{Column, TableSchema};
 pub use seal::check_seal;
 pub use unit::{UnitSummary, UnitWriter};

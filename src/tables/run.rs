@@ -53,7 +53,7 @@ pub trait Run: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + S
     fn tokenizer(&self) -> &str;
 
     /// Rows that the unit named `unit` has with its rejects, where the name alone tells.
-    fn rows_of_unit(unit: &str) -> Option<u64>;
+    fn rows_of_unit(&self, unit: &str) -> Option<u64>;
 
     /// The canonical JSON that is hashed, and stands in clear in every file.
     fn canonical(&self) -> String {

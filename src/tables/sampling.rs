@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// One row of the `samples` table: a drawn or edited image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleRow {
-    /// The row's number over the whole run: see [`row_key`].
+    /// The row's number over the whole run: see [`row_key`]; of prompts, `<key of the prompt's row>-<number>`.
     pub key: String,
     /// The text it was drawn for.
     pub prompt: Option<String>,
@@ -81,9 +81,12 @@ pub struct SamplesIdentity {
     /// `default`, or `authors`: their code's behaviour where it differs.
     pub compat: String,
     pub rows: RowSelection,
+    /// Which of the rows are kept, where the run chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<ChooseSelection>,
     /// Edits only: what is edited, and how.
     pub edit: Option<EditSelection>,
-    /// File format of the images: `png`.
+    /// File format of the images: `png`, `webp`, or `jpeg-90` with its quality.
     pub image: String,
     /// Seed of every counter-based random draw.
     pub seed: u64,
@@ -105,16 +108,32 @@ pub struct SamplesIdentity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowSelection {
-    /// Rows of the run.
+    /// Rows that the run draws.
     pub count: u64,
     /// Rows of a work unit; batches never span units.
     pub unit_rows: u64,
     /// What the rows are drawn of: `none`, `null`, `all` classes in turn, the list of classes they take in turn, or
     /// `prompts`.
     pub labels: String,
-    /// SHA-256 over the prompts in their order, where rows are drawn of prompts.
+    /// SHA-256 over the rows of prompts in their order, where rows are drawn of prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<String>,
+}
+
+/// Which of the images that are drawn are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChooseSelection {
+    /// `likelihood`, `shapes`, or the SHA-256 of a module with that of its text tokenizer.
+    pub scorer: String,
+    /// Candidates of each row; none: as many as it wants.
+    pub draw: Option<u64>,
+    /// The share of them that is accepted; none: as many as the row wants.
+    pub rate: Option<f64>,
+    /// The least score that is accepted.
+    pub threshold: Option<f32>,
+    /// What becomes of the others: `drop` or `keep`.
+    pub rejected: String,
 }
 
 /// What an edit takes in.
@@ -155,8 +174,11 @@ impl Run for SamplesIdentity {
         &self.tokenizer
     }
 
-    /// A unit is named for its rows: `rows@000000000-000001000` has a thousand.
-    fn rows_of_unit(unit: &str) -> Option<u64> {
+    /// A unit is named for its rows: `rows@000000000-000001000` has a thousand, unless some were drawn in vain.
+    fn rows_of_unit(&self, unit: &str) -> Option<u64> {
+        if self.choose.as_ref().is_some_and(|choose| choose.rejected == "drop") {
+            return None;
+        }
         let (start, end) = unit.rsplit_once('@')?.1.split_once('-')?;
         end.parse::<u64>().ok()?.checked_sub(start.parse().ok()?)
     }
@@ -200,6 +222,7 @@ pub(crate) mod tests {
             },
             compat: "default".to_owned(),
             rows: RowSelection { count: 10, unit_rows: 4, labels: "none".to_owned(), prompts: None },
+            choose: None,
             edit: None,
             image: "png".to_owned(),
             seed: 23,
@@ -236,6 +259,23 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn choosing_is_part_of_the_identity_where_there_is_any() {
+        let choose = ChooseSelection {
+            scorer: "likelihood".to_owned(),
+            draw: Some(8),
+            rate: None,
+            threshold: Some(0.5),
+            rejected: "drop".to_owned(),
+        };
+        let chosen = SamplesIdentity { choose: Some(choose), ..example() };
+        let expected = "\"choose\":{\"scorer\":\"likelihood\",\"draw\":8,\"rate\":null,\"threshold\":0.5,\
+                        \"rejected\":\"drop\"},\"edit\":null";
+        assert!(chosen.canonical().contains(expected), "{}", chosen.canonical());
+        assert_eq!(serde_json::from_str::<SamplesIdentity>(&chosen.canonical()).unwrap(), chosen);
+        assert_eq!(chosen.rows_of_unit("rows@000000000-000001000"), None);
+    }
+
+    #[test]
     fn differences_show_numbers_as_they_were_given() {
         let ours = example();
         let mut recorded = ours.clone();
@@ -246,10 +286,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_unit_tells_its_rows() {
-        assert_eq!(SamplesIdentity::rows_of_unit("rows@000000000-000001000"), Some(1000));
-        assert_eq!(SamplesIdentity::rows_of_unit("rows@1999999999-2000000001"), Some(2));
+        let identity = example();
+        assert_eq!(identity.rows_of_unit("rows@000000000-000001000"), Some(1000));
+        assert_eq!(identity.rows_of_unit("rows@1999999999-2000000001"), Some(2));
         for odd in ["rows", "rows@1", "rows@2-1", "rows@a-b"] {
-            assert_eq!(SamplesIdentity::rows_of_unit(odd), None, "{odd}");
+            assert_eq!(identity.rows_of_unit(odd), None, "{odd}");
         }
         assert_eq!((row_key(123), row_key(1_234_567_890)), ("000000123".to_owned(), "1234567890".to_owned()));
     }

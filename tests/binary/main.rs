@@ -1,6 +1,7 @@
 //! The built `imagebart` as its user sees it, one module per command or promise.
 
 mod acceptance;
+mod choose;
 mod common;
 mod demo;
 mod edit;
@@ -10,6 +11,7 @@ mod img2dataset;
 mod kill;
 mod linking;
 mod pipelines;
+mod prompts;
 mod retry;
 mod sample;
 mod shapes;

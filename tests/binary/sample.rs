@@ -1,12 +1,11 @@
 //! `imagebart sample` as its user sees it: what it writes, resumes, refuses and says.
 
-use crate::common::model::support::{classes, text, unconditional};
-use crate::common::model::{CODES, SIDE, TOKENS, change_scale, load, pipeline, rows, tokens};
+use crate::common::model::support::{classes, unconditional};
+use crate::common::model::{CODES, SIDE, TOKENS, change_scale, load, pipeline, prompted, rows, tokens};
 use crate::common::{imagebart, run, stderr, succeed, tables};
 use imagebart::chain::ModelDirectory;
 use imagebart::config::ConditionSection;
 use imagebart::random::{Purpose, RowKey};
-use imagebart::text::{WordCounts, train};
 use imagebart::vqgan::TokenizerOptions;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -17,7 +16,7 @@ use tempfile::tempdir;
 
 /// Draws with `settings` of `--set` to `out`, and expects it to go well.
 #[track_caller]
-fn draw(file: &str, out: &Path, settings: &[&str]) -> String {
+pub fn draw(file: &str, out: &Path, settings: &[&str]) -> String {
     let url = format!("output.url={}", out.display());
     let mut command = imagebart();
     command.args(["sample", file, "--set", &url]);
@@ -74,6 +73,30 @@ fn rows_hold_what_was_drawn() {
 }
 
 #[test]
+fn images_are_written_as_asked_and_the_format_is_part_of_the_identity() {
+    let root = tempdir().unwrap();
+    let file = pipeline(root.path(), unconditional(), "");
+    let file = file.to_str().unwrap();
+    let out = |name: &str| root.path().join(name);
+    draw(file, &out("png"), &["sample.count=4"]);
+    draw(file, &out("webp"), &["sample.count=4", "sample.image=webp"]);
+    draw(file, &out("jpeg"), &["sample.count=4", "sample.image=jpeg", "sample.quality=95"]);
+    let [png, webp, jpeg] = ["png", "webp", "jpeg"].map(|name| rows(&out(name)));
+    for ((png, webp), jpeg) in png.iter().zip(&webp).zip(&jpeg) {
+        let pixels = |row: &imagebart::tables::SampleRow| image::load_from_memory(&row.image.bytes).unwrap().to_rgb8();
+        assert_eq!(pixels(png), pixels(webp));
+        assert_eq!((&png.tokens, &png.tokens), (&webp.tokens, &jpeg.tokens));
+        assert!(webp.image.path.ends_with(".webp") && jpeg.image.path.ends_with(".jpg"));
+        assert_eq!(image::guess_format(&jpeg.image.bytes).unwrap(), image::ImageFormat::Jpeg);
+    }
+    succeed(["verify", out("webp").to_str().unwrap()]);
+    let url = format!("output.url={}", out("jpeg").display());
+    let other = run(["sample", file, "--set", &url, "--set", "sample.count=4", "--set", "sample.image=jpeg"]);
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stderr(&other).contains("image: \"jpeg-90\" here, \"jpeg-95\" recorded"), "{}", stderr(&other));
+}
+
+#[test]
 fn classes_are_taken_in_turn() {
     let root = tempdir().unwrap();
     let file = pipeline(root.path(), classes(3, true), "guidance = 2.5\n");
@@ -93,17 +116,6 @@ fn classes_are_taken_in_turn() {
     assert_ne!(first("all"), first("none"));
 }
 
-/// A model conditioned on texts of six tokens at `root`, and a pipeline that draws from it.
-fn prompted(root: &Path) -> String {
-    let mut words = WordCounts::new().unwrap();
-    words.add("a red circle above a blue square").unwrap();
-    let tokenizer = train(words, 330, Path::new("text-tokenizer.json")).unwrap();
-    let vocabulary = u32::try_from(tokenizer.vocabulary()).unwrap();
-    let file = pipeline(root, text(vocabulary, 6), "");
-    fs::write(root.join("model/text-tokenizer.json"), tokenizer.bytes()).unwrap();
-    file.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn prompts_are_drawn_in_their_order() {
     let root = tempdir().unwrap();
@@ -121,6 +133,8 @@ fn prompts_are_drawn_in_their_order() {
         texts.iter().flat_map(|text| [Some((*text).to_owned()), Some((*text).to_owned())]).collect();
     assert_eq!(drawn.iter().map(|row| row.prompt.clone()).collect::<Vec<_>>(), expected);
     assert!(drawn.iter().all(|row| row.label.is_none()));
+    let keys: Vec<String> = (0..10).map(|draw| format!("{:09}-{}", draw / 2, draw % 2)).collect();
+    assert_eq!(drawn.iter().map(|row| row.key.clone()).collect::<Vec<_>>(), keys);
     let facts: serde_json::Value = serde_json::from_slice(&fs::read(out.join("run-samples.json")).unwrap()).unwrap();
     assert_eq!(facts["prompts_cut"], 1);
     succeed(["verify", out.to_str().unwrap()]);
@@ -159,7 +173,7 @@ fn prompts_that_cannot_be_are_sentences() {
     let list = root.path().join("prompts.txt");
     let setting = format!("sample.prompts={}", list.display());
     refused(root.path(), &file, &[&setting], 2, "prompts.txt");
-    for (text, expected) in [("", "there are no prompts in it"), ("red\n\nred", "line 2 is empty")] {
+    for (text, expected) in [("", "there are no prompts in it"), ("red\n\nred", "line 2: its prompt is empty")] {
         fs::write(&list, text).unwrap();
         refused(root.path(), &file, &[&setting], 2, expected);
     }
@@ -271,7 +285,7 @@ fn a_dry_run_touches_nothing() {
 
 /// Runs `sample` and expects it to refuse with `code` and one sentence that contains `expected`, and to write nothing.
 #[track_caller]
-fn refused(root: &Path, file: &str, settings: &[&str], code: i32, expected: &str) {
+pub fn refused(root: &Path, file: &str, settings: &[&str], code: i32, expected: &str) {
     let mut command = imagebart();
     command.args(["sample", file]);
     for setting in settings {
@@ -308,6 +322,8 @@ fn settings_that_cannot_be_are_sentences() {
         ("sample.count=0", "sample.count"),
         ("sample.unit_rows=0", "sample.unit_rows"),
         ("sample.compat=theirs", "is not one of default, authors"),
+        ("sample.image=jpg", "sample.image = \"jpg\" is not one of png, jpeg, webp"),
+        ("sample.quality=80", "sample.quality is jpeg's alone; png is lossless"),
         ("chain.model=s3://bucket/model", "is a URL: model directories are local"),
         (absent.as_str(), "absent\" is not a directory: make one with `imagebart import`"),
     ];

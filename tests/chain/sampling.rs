@@ -246,3 +246,35 @@ fn starts_that_do_not_fit_are_refused() {
     assert_eq!(fault(2, &[&[0; 5]]), "row 0: the grid to start from has 5 tokens, the chain's grid has 6");
     assert_eq!(fault(2, &[&[0, 0, 9, 0, 0, 0]]), "row 0: token 9 is not below 9, the number of codes");
 }
+
+/// The likelihood of what was drawn is that of the networks themselves, whatever it was drawn with.
+#[test]
+fn likelihoods_are_the_networks_own() {
+    let config = three_scales(classes(5, true));
+    let chain = chain(&config);
+    let odd = ScaleSettings { temperature: 0.7, top_k: Some(3), guidance: 2.5, ..ScaleSettings::default() };
+    let settings = [ScaleSettings::default(), odd, odd, ScaleSettings::default()];
+    let rows: Vec<Row> = settings
+        .into_iter()
+        .enumerate()
+        .map(|(index, settings)| row(&config, index, RowCondition::Class(index as u32), settings))
+        .collect();
+    let scored = chain.sample_scored(&rows, SampleOptions::default()).unwrap();
+    assert_eq!(scored.iter().map(|(tokens, _)| tokens.clone()).collect::<Vec<_>>(), chain.sample(&rows).unwrap());
+    let plain: Vec<Row> =
+        (0..4).map(|index| row(&config, index, RowCondition::Class(index as u32), ScaleSettings::default())).collect();
+    let mut expected = vec![0.0; 4];
+    for step in chain.sample_steps(&rows, SampleOptions::default()).unwrap() {
+        let x_t: Vec<&[u16]> = step.x_t.iter().map(Vec::as_slice).collect();
+        let tokens: Vec<&[u16]> = step.tokens.iter().map(Vec::as_slice).collect();
+        let p = chain.probabilities(&plain, step.scale, (&x_t, &tokens), Compat::None, None).unwrap();
+        for (index, grid) in tokens.iter().enumerate() {
+            for (position, &token) in grid.iter().enumerate() {
+                expected[index] += p.double_value(&[index as i64, position as i64, i64::from(token)]).ln();
+            }
+        }
+    }
+    for ((_, likelihood), expected) in scored.iter().zip(expected) {
+        assert!((likelihood - expected).abs() < 1e-3, "{likelihood} {expected}");
+    }
+}

@@ -9,6 +9,7 @@ pub use plan::EditPlan;
 use super::JobError;
 use super::facts::Recorder;
 use super::model::{Drawn, Painter, stopped, to_row};
+use super::row_settings::RowDraw;
 use super::running::{Running, unless_cancelled};
 use super::sample::{SampleOptions, SampleSummary, finish};
 use super::sink::{Committed, Writer};
@@ -20,7 +21,7 @@ use crate::imaging::{Crop, Preprocess, decode};
 use crate::progress::Display;
 use crate::random::RowKey;
 use crate::reject::Reject;
-use crate::tables::SamplesIdentity;
+use crate::tables::{SamplesIdentity, row_key};
 use crate::torch;
 use inputs::Pair;
 use mask::White;
@@ -73,9 +74,9 @@ async fn run(
     let model = &plan.model;
     let (settings, seed) = (model.settings, pipeline.run.seed);
     let (inputs, preprocess, shape) = (plan.inputs.clone(), plan.preprocess, plan.shape);
-    let recorded = Arc::new(model.row_settings());
+    let format = model.image;
     let editor = Editor {
-        scales: model.scales.clone(),
+        draw: model.usual.clone(),
         options: plan.options.clone(),
         condition: plan.condition.clone(),
         label: pipeline.edit.label.and_then(|label| i32::try_from(label).ok()),
@@ -98,7 +99,7 @@ async fn run(
         },
         move |painter, batch| editor.draw(painter, batch),
     )
-    .map("png", settings.image_workers, move |drawn| to_row(drawn, &recorded, seed))
+    .map("image", settings.image_workers, move |drawn| to_row(drawn, format))
     .sink("write", &mut writer)
     .await;
     running.end(result, &writer)
@@ -164,7 +165,7 @@ fn prepare(pair: Pair, preprocess: &Preprocess, shape: &Shape, seed: u64) -> Vec
 
 /// What the device does with a batch.
 struct Editor {
-    scales: Arc<[chain::ScaleSettings]>,
+    draw: RowDraw,
     options: chain::EditOptions,
     condition: chain::RowCondition,
     label: Option<i32>,
@@ -182,7 +183,7 @@ impl Editor {
             .zip(keys)
             .zip(grids)
             .map(|((item, key), tokens)| chain::EditRow {
-                row: chain::Row { key, condition: self.condition.clone(), settings: self.scales.clone() },
+                row: chain::Row { key, condition: self.condition.clone(), settings: self.draw.scales.clone() },
                 tokens,
                 known: item.known.clone(),
             })
@@ -191,15 +192,22 @@ impl Editor {
             let unit = batch.first().map_or("", |item| item.unit.as_str());
             stopped(error, unit, &batch.iter().map(|item| item.key.as_str()).collect::<Vec<_>>())
         })?;
-        let images = painter.decode(&grids)?;
+        let images = painter.developer.decode(&grids.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         let drawn = batch.into_iter().zip(grids).zip(images).map(|((item, tokens), image)| Drawn {
             number: item.number,
+            key: row_key(item.number),
+            seed: self.seed,
+            settings: self.draw.recorded.clone(),
             unit: item.unit,
             prompt: None,
             label: self.label,
             parent: Some(item.key),
             tokens,
             image,
+            score: None,
+            rank: None,
+            accepted: true,
+            candidate: None,
         });
         Ok(drawn.collect())
     }

@@ -81,7 +81,7 @@ impl EditPlan {
     /// Loads the weights; with them the run's identity is known.
     pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
         let painter = self.model.load()?;
-        let provenance = Arc::new(self.model.provenance(&painter, self.rows.clone(), Some(self.edit.clone())));
+        let provenance = Arc::new(self.model.provenance(&painter, self.rows.clone(), (None, Some(self.edit.clone()))));
         let url = pipeline.output.url.clone();
         let work = Work { units: self.units.clone(), provenance, url, recorded: self.model.recorded() };
         Ok((painter, work))

@@ -48,7 +48,7 @@ impl Near {
     }
 
     /// Rows so far.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.groups.first().map_or(0, |group| group.before.len())
     }
 
@@ -75,7 +75,7 @@ impl Near {
 
     /// Adds a row, which must have the width told. False where there are too many to number.
     pub fn insert(&mut self, row: &[u16]) -> bool {
-        let number = u32::try_from(self.len()).unwrap_or(NONE);
+        let number = u32::try_from(self.count()).unwrap_or(NONE);
         if row.len() != self.width || number == NONE {
             return false;
         }
@@ -131,7 +131,7 @@ mod tests {
                 prop_assert_eq!(near.nearest(row), plain(&rows[..number], row, most));
                 prop_assert!(near.insert(row));
             }
-            prop_assert_eq!(near.len(), rows.len());
+            prop_assert_eq!(near.count(), rows.len());
         }
     }
 
@@ -139,7 +139,7 @@ mod tests {
     fn rows_of_another_width_are_nowhere() {
         let mut near = Near::new(3, 1);
         assert!(near.insert(&[1, 2, 3]) && !near.insert(&[1, 2]));
-        assert_eq!((near.nearest(&[1, 2]), near.len()), (None, 1));
+        assert_eq!((near.nearest(&[1, 2]), near.count()), (None, 1));
         assert_eq!(near.nearest(&[1, 2, 4]), Some(Neighbour { row: 0, distance: 1 }));
         assert_eq!(near.nearest(&[0, 2, 4]), None);
     }

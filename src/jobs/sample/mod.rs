@@ -1,28 +1,41 @@
 //! `imagebart sample`: images from a chain, to the `samples` table.
 
+mod again;
+mod ahead;
+mod choose;
+mod draws;
+mod estimate;
 mod plan;
-mod prompts;
+mod requests;
+mod scorer;
+mod stages;
+mod subjects;
+mod survey;
+mod units;
 
+pub use again::{Again, AgainOptions, draw_again};
+pub(super) use choose::Candidate;
 pub use plan::SamplePlan;
-pub(super) use plan::condition;
+pub(super) use subjects::condition;
 
-use super::model::{Drawn, Painter, Settings, stopped, to_row};
+use super::model::{Painter, Settings, to_row};
 use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
 use crate::chain;
 use crate::config::Pipeline;
 use crate::datasets::Unit;
-use crate::flow::{BoxError, Emitter, Flow, Report};
+use crate::flow::{Flow, Report};
 use crate::launch::Rank;
 use crate::progress::Display;
-use crate::random::RowKey;
-use crate::reject::Reject;
-use crate::tables::{OutputDir, SamplesIdentity, row_key};
-use crate::torch;
+use crate::tables::{OutputDir, SamplesIdentity};
 use crate::torch::device::DeviceChoice;
-use plan::{Subject, Subjects};
+use choose::Choice;
+use draws::Draw;
+use scorer::{Module, Scorer};
+use stages::{chosen, develop, draw, on_threads};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -58,21 +71,24 @@ pub async fn sample(
     let plan = unless_cancelled(SamplePlan::make(pipeline, options), &cancel).await?;
     tracing::info!("{}", plan.model.device.line);
     let (painter, work) = plan.load(pipeline)?;
+    let module = plan.load_scorer()?;
     let output = work.open(options.rank, options.overwrite).await?;
     let pending = work.pending(&output, options.rank).await?;
     tracing::info!("{}", pending.line());
 
     let line = &plan.model.device.line;
     let recorder = facts::Recorder::new("sample", pipeline, (&work, &pending), options.rank, line, plan.model.settings);
+    let dropped = Arc::new(AtomicU64::new(0));
     let (committed, report) = if pending.units.is_empty() {
         (Committed::default(), None)
     } else {
         let writer = Writer::new(output.clone(), work.provenance.clone());
         let (committed, report) =
-            run(&plan, painter, writer, pending.units.clone(), pipeline, (display, cancel)).await?;
+            run(&plan, (painter, module), (writer, &dropped), pending.units.clone(), pipeline, (display, cancel))
+                .await?;
         (committed, Some(report))
     };
-    let recorder = facts::Recorder { prompts_cut: plan.cut(), ..recorder };
+    let recorder = facts::Recorder { prompts_cut: plan.cut(), dropped: dropped.load(Relaxed), ..recorder };
     finish(recorder, &pending, &output, committed, report.as_ref(), (started, options.rank, pipeline)).await
 }
 
@@ -96,8 +112,8 @@ pub(super) async fn finish(
 /// The data's way, from top to bottom.
 async fn run(
     plan: &SamplePlan,
-    painter: Painter,
-    mut writer: Writer<SamplesIdentity>,
+    (painter, module): (Painter, Option<Module>),
+    (mut writer, dropped): (Writer<SamplesIdentity>, &Arc<AtomicU64>),
     units: Vec<Arc<Unit>>,
     pipeline: &Pipeline,
     (display, cancel): (&Display, CancellationToken),
@@ -105,91 +121,40 @@ async fn run(
     let running = Running::start(pipeline, &units, (display, cancel));
 
     let model = &plan.model;
-    let (settings, scales, seed) = (model.settings, model.scales.clone(), pipeline.run.seed);
-    let chain_options = chain::SampleOptions { compat: model.compat, ..chain::SampleOptions::default() };
-    let subjects = plan.subjects.clone();
+    let (settings, format) = (model.settings, model.image);
+    let options = chain::SampleOptions { compat: model.compat, ..chain::SampleOptions::default() };
+    let draws = plan.draws.clone();
     // The pixels of a row, and its file.
     let cost = plan.pixels.saturating_mul(2);
-    let recorded = Arc::new(model.row_settings());
-    let result = Flow::source(&running.engine, "rows", move |_: &Wanted| cost, move |out| emit(units, subjects, out))
-        .batch(settings.batch_size as usize)
+    let (chain, developer) = painter.apart();
+    let likelihood = matches!(plan.scorer, Some(Scorer::Likelihood));
+    let choice = plan.scorer.clone().map(|scorer| Choice {
+        scorer,
+        threshold: pipeline.choose.threshold,
+        keeps_rejected: pipeline.choose.rejected == "keep",
+        dropped: dropped.clone(),
+    });
+    let batch = settings.batch_size as usize;
+    let flow = Flow::source(&running.engine, "rows", move |_: &Draw| cost, move |out| draws.emit(units, out))
+        .batch(batch)
         .device(
             "draw",
-            move || {
-                torch::device::set_threads(settings.threads);
-                Ok(painter)
-            },
-            move |painter, batch| draw(painter, &scales, seed, chain_options, batch),
+            move || on_threads(settings.threads, chain),
+            move |chain, batch| draw(chain, options, likelihood, batch),
         )
-        .map("png", settings.image_workers, move |drawn| to_row(drawn, &recorded, seed))
+        // The same batches again: while one becomes images, the next is drawn.
+        .batch(batch)
+        .device(
+            "decode",
+            move || {
+                Module::on_thread()?;
+                on_threads(settings.threads, (developer, module))
+            },
+            |(developer, module), batch| develop(developer, module.as_ref(), batch),
+        );
+    let result = chosen(flow, choice, settings.image_workers)
+        .map("image", settings.image_workers, move |drawn| to_row(drawn, format))
         .sink("write", &mut writer)
         .await;
     running.end(result, &writer)
-}
-
-/// A row to draw.
-struct Wanted {
-    number: u64,
-    unit: Arc<Unit>,
-    subject: Subject,
-}
-
-/// The random numbers of row `number` of a sampling run: they do not depend on how the rows are cut into units.
-fn row_of(seed: u64, number: u64) -> RowKey {
-    RowKey::new(seed, "rows", number, 0)
-}
-
-/// The rows of the units, one after the other.
-async fn emit(
-    units: Vec<Arc<Unit>>,
-    subjects: Subjects,
-    mut out: Emitter<Unit, Wanted, Reject>,
-) -> Result<(), BoxError> {
-    for unit in units {
-        out.begin(unit.clone()).await?;
-        for number in unit.range.clone().unwrap_or_default() {
-            out.row(Wanted { number, unit: unit.clone(), subject: subjects.of(number) }).await?;
-        }
-        out.end().await?;
-    }
-    Ok(())
-}
-
-/// The unit of a batch, which never spans two.
-fn unit_of(batch: &[Wanted]) -> &str {
-    batch.first().map_or("", |row| row.unit.name.as_str())
-}
-
-/// A batch of rows to images.
-fn draw(
-    painter: &mut Painter,
-    scales: &Arc<[chain::ScaleSettings]>,
-    seed: u64,
-    options: chain::SampleOptions<'static>,
-    batch: Vec<Wanted>,
-) -> Result<Vec<Drawn>, BoxError> {
-    let condition = painter.chain.config().condition;
-    let rows: Vec<chain::Row> = batch
-        .iter()
-        .map(|row| chain::Row {
-            key: row_of(seed, row.number),
-            condition: row.subject.condition(&condition),
-            settings: scales.clone(),
-        })
-        .collect();
-    let grids = painter.chain.sample_as(&rows, options).map_err(|error| {
-        let names: Vec<String> = batch.iter().map(|row| row_key(row.number)).collect();
-        stopped(error, unit_of(&batch), &names.iter().map(String::as_str).collect::<Vec<_>>())
-    })?;
-    let images = painter.decode(&grids)?;
-    let drawn = batch.into_iter().zip(grids).zip(images).map(|((row, tokens), image)| Drawn {
-        number: row.number,
-        unit: row.unit.name.clone(),
-        label: row.subject.label(),
-        prompt: row.subject.prompt(),
-        parent: None,
-        tokens,
-        image,
-    });
-    Ok(drawn.collect())
 }

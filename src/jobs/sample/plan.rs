@@ -1,148 +1,40 @@
 //! What a `sample` will do, found out before any work: the model, the rows and their units, the identity.
 
 use super::SampleOptions;
-use super::prompts::{Prompt, Prompts};
-use crate::chain::{ChainConfig, Condition, RowCondition};
+use super::choose::Share;
+use super::draws::{Counted, Draws};
+use super::estimate::Estimate;
+use super::requests::Interpreter;
+use super::scorer::{Module, Scorer};
+use super::subjects::Labels;
+use super::survey::{Survey, survey};
+use super::units::Cutter;
+use crate::chain::{ChainConfig, Condition};
 use crate::config::{LabelChoice, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
-use crate::jobs::model::{Model, Painter, describe_chain, refused};
+use crate::jobs::model::{Model, Painter, refused};
+use crate::jobs::outline::describe_chain;
 use crate::jobs::work::{Pending, Work, outlook};
-use crate::tables::{RowSelection, SamplesIdentity};
+use crate::tables::{ChooseSelection, RowSelection, SamplesIdentity};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Most units of a run: their names stand in one manifest.
-const MAX_UNITS: u64 = 1_000_000;
-
 /// Everything `sample` needs, checked; the weights are not loaded yet.
 pub struct SamplePlan {
     pub(super) model: Model,
-    pub(super) subjects: Subjects,
-    units: Vec<Arc<Unit>>,
-    selection: RowSelection,
+    pub(super) draws: Draws,
+    /// What a first look through the table of prompts told, where there is one.
+    survey: Option<Survey>,
+    pub(super) units: Vec<Arc<Unit>>,
+    pub(super) selection: RowSelection,
+    pub(super) scorer: Option<Scorer>,
+    choose: Option<ChooseSelection>,
+    /// Height and width of an image.
+    size: (u32, u32),
     /// Bytes of a row's pixels.
     pub(super) pixels: u64,
-}
-
-/// What the rows of a run are drawn of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Subjects {
-    Labels(Labels),
-    Prompts(Prompts),
-}
-
-impl Subjects {
-    /// What row `number` is drawn of.
-    pub fn of(&self, number: u64) -> Subject {
-        match self {
-            Subjects::Labels(labels) => labels.of(number).map_or(Subject::Nothing, Subject::Class),
-            Subjects::Prompts(prompts) => prompts.of_row(number).cloned().map_or(Subject::Nothing, Subject::Prompt),
-        }
-    }
-}
-
-/// What one row is drawn of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Subject {
-    /// No condition, or the learned null condition where the chain has one.
-    Nothing,
-    Class(u32),
-    Prompt(Prompt),
-}
-
-impl Subject {
-    /// The row's condition for a chain with this `condition`.
-    pub fn condition(&self, condition: &Condition) -> RowCondition {
-        match self {
-            Subject::Nothing => self::condition(condition, None),
-            Subject::Class(label) => self::condition(condition, Some(*label)),
-            Subject::Prompt(prompt) => RowCondition::Text(prompt.ids.clone()),
-        }
-    }
-
-    /// As the table has it.
-    pub fn label(&self) -> Option<i32> {
-        match self {
-            Subject::Class(label) => i32::try_from(*label).ok(),
-            Subject::Nothing | Subject::Prompt(_) => None,
-        }
-    }
-
-    /// As the table has it.
-    pub fn prompt(&self) -> Option<Arc<str>> {
-        match self {
-            Subject::Prompt(prompt) => Some(prompt.text.clone()),
-            Subject::Nothing | Subject::Class(_) => None,
-        }
-    }
-}
-
-/// The classes that rows take in turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Labels {
-    None,
-    /// 0 to n - 1.
-    All(u32),
-    List(Arc<[u32]>),
-}
-
-impl Labels {
-    /// The class of row `number`.
-    pub fn of(&self, number: u64) -> Option<u32> {
-        match self {
-            Labels::None => None,
-            Labels::All(classes) => Some((number % u64::from((*classes).max(1))) as u32),
-            Labels::List(list) => list.get((number % list.len().max(1) as u64) as usize).copied(),
-        }
-    }
-
-    fn choose(choice: &LabelChoice, condition: &Condition) -> Result<Labels, JobError> {
-        let refuse = |text: String| Err(JobError::Usage(format!("sample.labels: {text}")));
-        match (choice, condition) {
-            (LabelChoice::Auto, Condition::Class { classes, .. })
-            | (LabelChoice::All, Condition::Class { classes, .. }) => Ok(Labels::All(*classes)),
-            (LabelChoice::Auto, _) => Ok(Labels::None),
-            (LabelChoice::None, Condition::Class { null: false, .. }) => refuse(
-                "\"none\" needs a learned null class, which this chain has not (condition.null = true)".to_owned(),
-            ),
-            (LabelChoice::None, _) => Ok(Labels::None),
-            (LabelChoice::All | LabelChoice::List(_), Condition::None) => {
-                refuse("this chain is unconditional".to_owned())
-            }
-            (LabelChoice::All | LabelChoice::List(_), Condition::Text(_)) => {
-                refuse("this chain is conditioned on text, not on classes".to_owned())
-            }
-            (LabelChoice::List(list), Condition::Class { classes, .. }) => {
-                match list.iter().find(|label| *label >= classes) {
-                    Some(label) => {
-                        refuse(format!("class {label} is out of range; the chain has {classes}: 0 to {}", classes - 1))
-                    }
-                    None => Ok(Labels::List(list.clone().into())),
-                }
-            }
-        }
-    }
-
-    /// As it stands in the identity.
-    fn name(&self, condition: &Condition) -> String {
-        match self {
-            Labels::None if *condition == Condition::None => "none".to_owned(),
-            Labels::None => "null".to_owned(),
-            Labels::All(_) => "all".to_owned(),
-            Labels::List(list) => list.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
-        }
-    }
-}
-
-/// What a row of a chain with this `condition` is drawn of.
-pub fn condition(condition: &Condition, label: Option<u32>) -> RowCondition {
-    match (label, condition) {
-        (Some(label), _) => RowCondition::Class(label),
-        (None, Condition::None) => RowCondition::None,
-        (None, _) => RowCondition::Null,
-    }
 }
 
 impl SamplePlan {
@@ -151,49 +43,61 @@ impl SamplePlan {
         let choice = (options.device, options.overwrite);
         let model = Model::open(pipeline, choice, &pipeline.sample.compat).await?;
         let config = model.directory.config();
-        let labels = Labels::choose(&pipeline.sample.labels, &config.condition)?;
-        let unit_rows = pipeline.sample.unit_rows;
-        let (subjects, selection) = match &pipeline.sample.prompts {
-            Some(url) => {
-                let prompts = prompts(pipeline, url, &model).await?;
-                let (digest, labels) = (Some(prompts.digest.clone()), "prompts".to_owned());
-                let selection = RowSelection { count: prompts.rows(), unit_rows, labels, prompts: digest };
-                (Subjects::Prompts(prompts), selection)
-            }
-            None => {
-                if matches!(config.condition, Condition::Text(_)) {
-                    tracing::info!("the chain is conditioned on text: without prompts, its null condition is drawn");
-                }
-                let count = pipeline.sample.count.unwrap_or(0);
-                let labels_name = labels.name(&config.condition);
-                (Subjects::Labels(labels), RowSelection { count, unit_rows, labels: labels_name, prompts: None })
-            }
-        };
-        let units = units(selection.count, unit_rows)?;
         let shape = model.directory.tokenizer_config().map_err(refused)?;
-        let factor = shape.downsampling().unsigned_abs();
-        let pixels = (config.tokens() as u64).saturating_mul(factor).saturating_mul(factor).saturating_mul(3);
-        Ok(SamplePlan { model, subjects, units, selection, pixels })
+        let factor = u32::try_from(shape.downsampling()).unwrap_or(u32::MAX);
+        let size = (config.grid.0.saturating_mul(factor), config.grid.1.saturating_mul(factor));
+        let scorer = Scorer::open(&pipeline.choose, &config.condition, size)?;
+        let share = scorer.as_ref().map(|_| Share::new(&pipeline.choose));
+        let Rows { draws, survey, units, selection } = match &pipeline.sample.prompts {
+            Some(url) => table(pipeline, url, &model, share).await?,
+            None => counted(pipeline, &model, scorer.as_ref(), share)?,
+        };
+        let pixels = u64::from(size.0).saturating_mul(size.1.into()).saturating_mul(3);
+        let choose = scorer.as_ref().map(|scorer| ChooseSelection {
+            scorer: scorer.name(),
+            draw: pipeline.choose.draw.map(u64::from),
+            rate: pipeline.choose.rate,
+            threshold: pipeline.choose.threshold,
+            rejected: pipeline.choose.rejected.clone(),
+        });
+        Ok(SamplePlan { model, draws, survey, units, selection, scorer, choose, size, pixels })
     }
 
     /// Prompts whose end is lost.
     pub(super) fn cut(&self) -> u64 {
-        match &self.subjects {
-            Subjects::Prompts(prompts) => prompts.cut,
-            Subjects::Labels(_) => 0,
-        }
+        self.survey.as_ref().map_or(0, |survey| survey.cut)
     }
 
     /// Loads the weights; with them the run's identity is known.
     pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
         let painter = self.model.load()?;
-        let provenance = Arc::new(self.model.provenance(&painter, self.selection.clone(), None));
+        let provenance = Arc::new(self.model.provenance(&painter, self.selection.clone(), (self.choose.clone(), None)));
         let url = pipeline.output.url.clone();
         let work = Work { units: self.units.clone(), provenance, url, recorded: self.model.recorded() };
         Ok((painter, work))
     }
 
-    /// What would be done, for `--dry-run`: no weights are read, and the model need not be there yet.
+    /// Loads the scorer onto the run's device, where it is a module of the user's.
+    pub(super) fn load_scorer(&self) -> Result<Option<Module>, JobError> {
+        let Some(Scorer::Module(file)) = &self.scorer else { return Ok(None) };
+        let (config, device) = (self.model.directory.config(), self.model.device.device);
+        let batch = self.model.settings.tokenizer_batch_size as usize;
+        file.load(device, &config.condition, self.size, batch).map(Some)
+    }
+
+    /// The most images that are kept, of all units.
+    pub(super) fn keep(&self) -> u64 {
+        match (&self.draws, &self.survey) {
+            (_, Some(survey)) => survey.keep,
+            (Draws::Counted(Counted { candidates: Some((of, keep)), .. }), _) => {
+                (self.selection.count / (*of).max(1)).saturating_mul(*keep)
+            }
+            _ => self.selection.count,
+        }
+    }
+
+    /// What would be done, for `--dry-run`, with what a few batches that are drawn tell of the whole. The model need not be there
+    /// yet.
     pub async fn describe(pipeline: &Pipeline, options: &SampleOptions) -> Result<String, JobError> {
         let model = &pipeline.chain.model;
         if !Path::new(model).exists() && !pipeline.chain.scale.is_empty() {
@@ -202,36 +106,72 @@ impl SamplePlan {
         let plan = SamplePlan::make(pipeline, options).await?;
         let keep = plan.model.recorded() && !options.overwrite;
         let pending = outlook::<SamplesIdentity>(&plan.units, (&pipeline.output.url, keep), options.rank).await?;
-        Ok(Description { plan: &plan, pipeline, pending: &pending }.to_string())
+        let mut text = Description { plan: &plan, pipeline, pending: &pending }.to_string();
+        if let Some(estimate) = Estimate::of(&plan, pipeline, &pending.units).await? {
+            text.push_str(&estimate.to_string());
+        }
+        Ok(text)
     }
 }
 
-/// The prompts at `url`.
-async fn prompts(pipeline: &Pipeline, url: &str, model: &Model) -> Result<Prompts, JobError> {
-    if pipeline.sample.labels != LabelChoice::Auto {
+/// The rows of a run, and how they are cut into units.
+struct Rows {
+    draws: Draws,
+    survey: Option<Survey>,
+    units: Vec<Arc<Unit>>,
+    selection: RowSelection,
+}
+
+/// The images that the table at `url` asks for.
+async fn table(pipeline: &Pipeline, url: &str, model: &Model, share: Option<Share>) -> Result<Rows, JobError> {
+    let sample = &pipeline.sample;
+    if sample.labels != LabelChoice::Auto {
         return Err(JobError::Usage("sample.labels and sample.prompts exclude each other: take one out".to_owned()));
     }
-    let prompts = Prompts::read(url, &model.directory, pipeline.sample.count.unwrap_or(1)).await?;
-    if prompts.cut > 0 {
-        tracing::warn!("{} of {} prompts are longer than the chain's text and are cut", prompts.cut, prompts.len());
+    let interpreter = Interpreter::open(pipeline, url, model, share).await?;
+    let cutter = Cutter::new(sample.unit_rows).whole(share.is_some());
+    let survey = survey(&interpreter, cutter, sample.shared_seeds).await?;
+    if survey.cut > 0 {
+        tracing::warn!("{} of {} prompts are longer than the chain's text and are cut", survey.cut, survey.rows);
     }
-    Ok(prompts)
+    let (labels, prompts) = ("prompts".to_owned(), Some(survey.digest.clone()));
+    let selection = RowSelection { count: survey.draws, unit_rows: sample.unit_rows, labels, prompts };
+    let draws = Draws::Table(Box::new(interpreter));
+    Ok(Rows { draws, units: survey.units.clone(), survey: Some(survey), selection })
 }
 
-/// Units of `unit_rows` rows, the last one of what is left.
-fn units(count: u64, unit_rows: u64) -> Result<Vec<Arc<Unit>>, JobError> {
-    let number = count.div_ceil(unit_rows.max(1));
-    if number > MAX_UNITS {
+/// As many images as `sample.count` says, of the classes in turn or of nothing.
+fn counted(
+    pipeline: &Pipeline,
+    model: &Model,
+    scorer: Option<&Scorer>,
+    share: Option<Share>,
+) -> Result<Rows, JobError> {
+    let condition = model.directory.config().condition;
+    let labels = Labels::choose(&pipeline.sample.labels, &condition)?;
+    if matches!(condition, Condition::Text(_)) {
+        tracing::info!("the chain is conditioned on text: without prompts, its null condition is drawn");
+    }
+    let subjectless = labels == Labels::None && condition != Condition::None;
+    if let Some(scorer) = scorer.filter(|scorer| subjectless && scorer.needs_subject()) {
         return Err(JobError::Usage(format!(
-            "sample.count = {count} makes {number} units of sample.unit_rows = {unit_rows}; at most {MAX_UNITS} are \
-             kept track of: make units larger"
+            "choose.scorer = {} tells how well an image fits a class or a text, but the rows are drawn of none",
+            scorer.name()
         )));
     }
-    let unit = |number: u64| {
-        let (start, end) = (number * unit_rows, (number * unit_rows).saturating_add(unit_rows).min(count));
-        Arc::new(Unit { name: format!("rows@{start:09}-{end:09}"), sources: Vec::new(), range: Some(start..end) })
+    let candidates = match share {
+        Some(share) => Some((share.draws(1), share.keep(1).map_err(JobError::Usage)?)),
+        None => None,
     };
-    Ok((0..number).map(unit).collect())
+    let of = candidates.map_or(1, |(of, _)| of).max(1);
+    let (unit_rows, count) = (pipeline.sample.unit_rows, pipeline.sample.count.unwrap_or(0).saturating_mul(of));
+    // All candidates of a row in one unit.
+    let mut cutter = Cutter::new((unit_rows / of).max(1).saturating_mul(of));
+    cutter.add(count)?;
+    let selection = RowSelection { count, unit_rows, labels: labels.name(&condition), prompts: None };
+    let (settings, seed) = (model.usual.clone(), pipeline.run.seed);
+    let draws = Draws::Counted(Counted { labels, settings, seed, candidates });
+    Ok(Rows { draws, survey: None, units: cutter.finish()?, selection })
 }
 
 /// The text of `--dry-run` where the model is not there yet.
@@ -269,41 +209,19 @@ impl fmt::Display for Description<'_> {
         plan.model.describe(f)?;
         let RowSelection { count, unit_rows, labels, .. } = &plan.selection;
         writeln!(f, "rows       {count} in {} units of {unit_rows}, labels {labels}", plan.units.len())?;
-        if let Subjects::Prompts(prompts) = &plan.subjects {
+        if let Some(survey) = &plan.survey {
             let from = pipeline.sample.prompts.as_deref().unwrap_or_default();
-            writeln!(f, "prompts    {} from {from}, {} of them cut", prompts.len(), prompts.cut)?;
+            writeln!(f, "prompts    {} from {from}, {} of them cut", survey.rows, survey.cut)?;
+        }
+        if let Some(ChooseSelection { scorer, draw, rate, threshold, rejected }) = &plan.choose {
+            let of =
+                draw.map_or("as many candidates as a row wants".to_owned(), |draw| format!("{draw} candidates a row"));
+            let share = rate.map_or("the best `count`".to_owned(), |rate| format!("the best {} %", rate * 100.0));
+            let least = threshold.map_or(String::new(), |least| format!(" of {least} or more"));
+            writeln!(f, "choose     {share}{least} of {of}, by {scorer}; others: {rejected}")?;
         }
         writeln!(f, "           {} units for this process, {} to do", pending.own(), pending.units.len())?;
         writeln!(f, "output     {}", pipeline.output.url)?;
         pending.list(f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_cut_into_units() {
-        let names: Vec<String> = units(2500, 1000).unwrap().iter().map(|unit| unit.name.clone()).collect();
-        assert_eq!(names, ["rows@000000000-000001000", "rows@000001000-000002000", "rows@000002000-000002500"]);
-        assert!(units(u64::MAX, 1).unwrap_err().to_string().contains("make units larger"));
-        assert_eq!(units(u64::MAX, u64::MAX).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn rows_take_the_classes_in_turn() {
-        let classes = Condition::Class { classes: 3, null: false };
-        let choose = |choice, condition| Labels::choose(&choice, &condition);
-        let of = |labels: Labels| (0..5).map(|number| labels.of(number)).collect::<Vec<_>>();
-        assert_eq!(of(choose(LabelChoice::Auto, classes).unwrap()), [0, 1, 2, 0, 1].map(Some));
-        assert_eq!(of(choose(LabelChoice::List(vec![2, 0]), classes).unwrap()), [2, 0, 2, 0, 2].map(Some));
-        assert_eq!(of(choose(LabelChoice::Auto, Condition::None).unwrap()), [None; 5]);
-        let fault = |choice, condition| choose(choice, condition).unwrap_err().to_string();
-        assert!(
-            fault(LabelChoice::List(vec![3]), classes).contains("class 3 is out of range; the chain has 3: 0 to 2")
-        );
-        assert!(fault(LabelChoice::All, Condition::None).contains("unconditional"));
-        assert!(fault(LabelChoice::None, classes).contains("null class"));
     }
 }

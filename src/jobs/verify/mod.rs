@@ -271,7 +271,7 @@ async fn check_rows<I: Run>(
         check.add(path, format!("sample {index} was not rejected before it: it is there twice"));
     }
     let found = info.rows.saturating_add(info.rejects);
-    if let Some(expected) = I::rows_of_unit(&file.unit).filter(|&expected| expected != found) {
+    if let Some(expected) = info.provenance.identity.rows_of_unit(&file.unit).filter(|&expected| expected != found) {
         check.add(path, format!("has {found} rows with its rejects, its unit {expected}"));
     }
     if let Some(rejected) = rejected {

@@ -8,6 +8,7 @@ use imagebart::chain::{ChainConfig, ModelDirectory};
 use imagebart::config::ConditionSection;
 use imagebart::jobs::open_output;
 use imagebart::tables::{SampleRow, SamplesIdentity, SamplesReader};
+use imagebart::text::{WordCounts, train};
 use imagebart::torch::weights::{self, Weights, WeightsFile};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -70,6 +71,17 @@ pub fn pipeline(root: &Path, condition: ConditionSection, more: &str) -> PathBuf
     let path = root.join("pipeline.toml");
     std::fs::write(&path, text).expect("pipeline");
     path
+}
+
+/// A model conditioned on texts of six tokens at `root`, and a pipeline that draws from it.
+pub fn prompted(root: &Path) -> String {
+    let mut words = WordCounts::new().expect("a counter");
+    words.add("a red circle above a blue square").expect("words");
+    let tokenizer = train(words, 330, Path::new("text-tokenizer.json")).expect("a tokenizer");
+    let vocabulary = u32::try_from(tokenizer.vocabulary()).expect("a small one");
+    let file = pipeline(root, support::text(vocabulary, 6), "");
+    std::fs::write(root.join("model/text-tokenizer.json"), tokenizer.bytes()).expect("text tokenizer");
+    file.to_str().expect("a path").to_owned()
 }
 
 /// All rows of the samples at `out`, in order.

@@ -26,6 +26,7 @@ pub fn provenance(codes: u32) -> Provenance<SamplesIdentity> {
         settings,
         compat: "default".to_owned(),
         rows: RowSelection { count: 10, unit_rows: 4, labels: "all".to_owned(), prompts: None },
+        choose: None,
         edit: None,
         image: "png".to_owned(),
         seed: 23,
