@@ -1,13 +1,15 @@
 //! How good images are: the field's metrics, each as its source defines it, over tensors and plain buffers.
 //!
+//! - [`FeatureNetwork`]: features of images by a TorchScript module of the user's, and [`Statistics`] of a whole set of them;
 //! - [`Moments`] and [`frechet`]: Fréchet distance of features (FID), from means and covariances that are summed as features come;
 //! - [`kernel_distance`] and [`Kid`]: the unbiased kernel distance and its spread over subsets;
 //! - [`inception_score`]: from a classifier's logits;
 //! - [`Manifolds`]: improved precision and recall, density and coverage, from exact neighbours;
 //! - [`ssim`], [`mean_difference`]: images beside their reconstructions;
+//! - [`Likelihood`]: the variational bound of a chain on token grids;
 //! - [`Estimate`]: a metric with what each row adds to it, and from that its bootstrap interval.
 //!
-//! Features are `[rows, dims]` in any floating-point type; all sums are float64. Nothing here touches files.
+//! Features are `[rows, dims]` in any floating-point type; all sums are float64. What touches files says so: [`FeatureNetwork`] and [`Statistics`].
 //!
 //! ```
 //! use imagebart::evaluate::{Moments, Singular, frechet};
@@ -27,19 +29,25 @@ mod bootstrap;
 mod frechet;
 mod inception;
 mod kernel;
+mod likelihood;
 mod moments;
 mod neighbours;
+mod network;
 mod pictures;
 mod similarity;
+mod statistics;
 
 pub use bootstrap::{Difference, Estimate, Interval, difference};
 pub use frechet::{Frechet, Singular, frechet};
 pub use inception::{InceptionScore, inception_score};
 pub use kernel::{Kid, KidSettings, kernel_distance};
+pub use likelihood::{Drawn, Likelihood, LikelihoodError};
 pub use moments::{Gaussian, Moments};
 pub use neighbours::{Manifolds, nearest, radii};
+pub use network::{FeatureInput, FeatureNetwork, FeatureResize, Features, NetworkError};
 pub use pictures::{PictureError, mean_difference};
 pub use similarity::{Window, ssim};
+pub use statistics::{Collector, Published, Statistics, StatisticsError};
 
 use tch::{Kind, TchError, Tensor};
 
