@@ -27,12 +27,14 @@
 //! ```
 
 mod check;
+mod evaluation;
 mod load;
 mod sampling;
 mod sections;
 mod training;
 mod values;
 
+pub use evaluation::EvaluateSection;
 pub use load::{ConfigError, Needs};
 pub(crate) use load::{nearest, parse_toml};
 pub use sampling::{EditSection, SampleSection};

@@ -1,5 +1,6 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
+use super::evaluation::EvaluateSection;
 use super::sampling::{EditSection, SampleSection};
 use super::training::{TrainSection, TrainTokenizerSection};
 use super::values::{Auto, ByteSize};
@@ -20,6 +21,7 @@ pub struct Pipeline {
     pub train: TrainSection,
     pub sample: SampleSection,
     pub edit: EditSection,
+    pub evaluate: EvaluateSection,
     pub output: OutputSection,
     pub run: RunSection,
 }

@@ -5,6 +5,7 @@ mod common;
 mod demo;
 mod edit;
 mod encode;
+mod evaluate;
 mod imagenet;
 mod img2dataset;
 mod kill;
@@ -12,6 +13,8 @@ mod linking;
 mod pipelines;
 mod retry;
 mod sample;
+#[path = "../evaluate/script.rs"]
+mod script;
 mod shapes;
 mod shrink;
 #[path = "../tables/support/mod.rs"]

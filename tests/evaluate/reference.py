@@ -1,12 +1,13 @@
 """Writes reference.safetensors: small arrays, and what the Python implementations in wide use make of them.
 
-    pip install numpy scipy scikit-image prdc safetensors
+    pip install numpy scipy scikit-image prdc pillow safetensors
     python tests/evaluate/reference.py
 
 FID: the formula of Heusel et al. with scipy's matrix square root, as pytorch-fid and clean-fid have it. KID: the unbiased
 estimate of sums over the whole kernel matrices (Binkowski et al., eq. 4). Inception Score: the mean over contiguous splits, the
 population's standard deviation over them, as torch-fidelity has it. Precision, recall, density, coverage: the package prdc.
-PSNR and SSIM: scikit-image.
+PSNR and SSIM: scikit-image. Resizing: clean-fid's (Pillow's bicubic on float channels, clipped) and pytorch-fid's (bilinear over
+pixel centres, PyTorch's `align_corners=False`).
 """
 
 import json
@@ -15,6 +16,7 @@ import pathlib
 import numpy as np
 import prdc
 import scipy.linalg
+from PIL import Image
 from safetensors.numpy import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -52,6 +54,24 @@ def picture(random, side):
     return np.clip(128 + 90 * np.stack(planes, -1) + random.normal(0, 8, (side, side, 3)), 0, 255).astype(np.uint8)
 
 
+def clean(image, side):
+    planes = [Image.fromarray(image[..., c].astype(np.float32), mode="F") for c in range(3)]
+    resized = [np.asarray(plane.resize((side, side), Image.BICUBIC)) for plane in planes]
+    return np.clip(np.stack(resized, -1), 0, 255).astype(np.float32)
+
+
+def legacy(image, side):
+    def along(array, axis):
+        size = array.shape[axis]
+        at = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
+        low = np.floor(at).astype(int)
+        high, share = np.minimum(low + 1, size - 1), at - low
+        shape = [side if i == axis else 1 for i in range(3)]
+        return array.take(low, axis) * (1 - share).reshape(shape) + array.take(high, axis) * share.reshape(shape)
+
+    return along(along(image.astype(np.float64), 0), 1).astype(np.float32)
+
+
 def main():
     random = np.random.default_rng(7)
     mix = random.normal(size=(DIMS, DIMS))
@@ -82,6 +102,7 @@ def main():
     metadata = {name: repr(float(value)) for name, value in expected.items()}
     metadata |= {name: json.dumps(value) for name, value in settings.items()}
     arrays = dict(real=real, fake=fake, logits=logits, original=original, decoded=decoded)
+    arrays |= dict(clean=clean(original, 9), legacy=legacy(original, 9))
     save_file(arrays, pathlib.Path(__file__).parent / "reference.safetensors", metadata=metadata)
     print(json.dumps(metadata, indent=2))
 

@@ -33,14 +33,14 @@ impl Reference {
     }
 }
 
-fn features(name: &str) -> Result<Tensor, Box<dyn std::error::Error>> {
+pub fn features(name: &str) -> Result<Tensor, Box<dyn std::error::Error>> {
     let file = SafeTensors::deserialize(FILE)?;
     let view = file.tensor(name)?;
     let shape: Vec<i64> = view.shape().iter().map(|size| *size as i64).collect();
     Ok(Tensor::f_from_data_size(view.data(), &shape, Kind::Float)?)
 }
 
-fn picture(name: &str) -> Result<Rgb, Box<dyn std::error::Error>> {
+pub fn picture(name: &str) -> Result<Rgb, Box<dyn std::error::Error>> {
     let file = SafeTensors::deserialize(FILE)?;
     let view = file.tensor(name)?;
     let (height, width) = (view.shape()[0] as u32, view.shape()[1] as u32);

@@ -1,7 +1,7 @@
 //! `imagebart train-tokenizer`: images to the weights of a VQGAN.
 
 mod export;
-mod perceptual;
+pub(super) mod perceptual;
 mod plan;
 mod settings;
 mod train;
