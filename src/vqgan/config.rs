@@ -4,8 +4,8 @@ use crate::torch::weights::{Init, TensorSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Channels per group of every GroupNorm are `channels / 32`.
-const NORM_GROUPS: i64 = 32;
+/// Groups of every GroupNorm of taming's networks.
+pub const NORM_GROUPS: i64 = 32;
 /// Far above any trained VQGAN; keeps the arithmetic on sizes from overflowing.
 const MAX_SIZE: i64 = 1 << 16;
 
@@ -66,6 +66,10 @@ pub struct VqganConfig {
     pub used: Option<i64>,
     /// taming's `GumbelVQ` rather than its `VQModel`.
     pub gumbel: bool,
+    /// Groups of every GroupNorm: [`NORM_GROUPS`], taming's, unless `ddconfig` has `norm_groups`, which taming does not know. Where
+    /// a level has hardly more channels than groups, normalising takes from every channel what it is over the whole image: flat
+    /// colours are learned several times slower.
+    pub norm_groups: i64,
 }
 
 impl VqganConfig {
@@ -276,6 +280,8 @@ struct Ddconfig {
     dropout: f64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     tanh_out: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    norm_groups: Option<i64>,
 }
 
 impl From<VqganConfig> for Written {
@@ -293,6 +299,7 @@ impl From<VqganConfig> for Written {
                 attn_resolutions: config.attn_resolutions,
                 dropout: config.dropout,
                 tanh_out: config.tanh_out,
+                norm_groups: Some(config.norm_groups).filter(|&groups| groups != NORM_GROUPS),
             },
             embed_dim: config.embed_dim,
             n_embed: config.n_embed,
@@ -323,6 +330,7 @@ impl TryFrom<Written> for VqganConfig {
             n_embed: written.n_embed,
             used: written.used,
             gumbel: written.gumbel,
+            norm_groups: dd.norm_groups.unwrap_or(NORM_GROUPS),
         };
         config.validate()?;
         Ok(config)
@@ -348,10 +356,12 @@ impl VqganConfig {
         check("num_res_blocks", blocks, (1..=64).contains(&blocks), "it must be in 1..=64")?;
         let levels = self.ch_mult.len();
         check("ch_mult", format!("{:?}", self.ch_mult), (1..=12).contains(&levels), "it must have 1 to 12 levels")?;
+        let groups = self.norm_groups;
+        check("norm_groups", groups, (1..=MAX_SIZE).contains(&groups), format!("it must be in 1..={MAX_SIZE}"))?;
         for (level, &multiple) in self.ch_mult.iter().enumerate() {
             let width = (1..=MAX_SIZE).contains(&multiple).then(|| self.ch * multiple);
-            let ok = self.ch % NORM_GROUPS == 0 && width.is_some_and(|width| width <= MAX_SIZE);
-            let problem = format!("level {level} must have a multiple of {NORM_GROUPS} channels, at most {MAX_SIZE}");
+            let ok = self.ch % groups == 0 && width.is_some_and(|width| width <= MAX_SIZE);
+            let problem = format!("level {level} must have a multiple of {groups} channels, at most {MAX_SIZE}");
             check("ch_mult", format!("{:?} with ch {}", self.ch_mult, self.ch), ok, problem)?;
         }
         check("double_z", self.double_z, !self.double_z, "that is a KL autoencoder, which has no tokens")?;

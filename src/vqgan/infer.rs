@@ -1,6 +1,6 @@
 //! The shape of a VQGAN from the names and shapes of its tensors, for checkpoints that come without their config.
 
-use super::config::{ConfigError, VqganConfig};
+use super::config::{ConfigError, NORM_GROUPS, VqganConfig};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -65,6 +65,7 @@ pub fn infer<'a>(
         n_embed: found.size("n_embed", &[&entries[0], &entries[1], "quantize.proj.weight:0"])?,
         used: found.dimension("quantize.used:0"),
         gumbel: found.any("quantize.embed.") || found.any("quantize.proj."),
+        norm_groups: NORM_GROUPS,
     };
     config.validate()?;
     Ok(config)
@@ -158,6 +159,7 @@ mod tests {
             n_embed: 1024,
             used: None,
             gumbel: false,
+            norm_groups: NORM_GROUPS,
         }
     }
 

@@ -56,7 +56,7 @@ impl Vqgan {
         tanh: bool,
     ) -> Result<Vqgan, WeightsError> {
         weights.check(&config.tensors())?;
-        let loader = Loader { weights, placement };
+        let loader = Loader { weights, placement, norm_groups: config.norm_groups };
         let codebook = match config.gumbel {
             true => Codebook::Gumbel(GumbelQuantizer::load(loader)?),
             false => Codebook::Nearest(Quantizer::load(loader, Unknown::Outlier)?),

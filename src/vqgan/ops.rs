@@ -9,7 +9,6 @@ use crate::torch::weights::{Weights, WeightsError};
 use std::cell::OnceCell;
 use tch::{Device, Kind, TchError, Tensor};
 
-const GROUPS: i64 = 32;
 const EPSILON: f64 = 1e-6;
 
 /// How the activations of 4-d tensors lie in memory.
@@ -59,6 +58,8 @@ impl Placement {
 pub struct Loader<'a> {
     pub weights: &'a Weights,
     pub placement: Placement,
+    /// Of every GroupNorm.
+    pub norm_groups: i64,
 }
 
 impl Loader<'_> {
@@ -88,7 +89,7 @@ impl Loader<'_> {
     pub fn norm(&self, name: &str) -> Result<Norm, WeightsError> {
         let (weight, bias) = (self.tensor(&format!("{name}.weight"))?, self.tensor(&format!("{name}.bias"))?);
         let kernels = self.placement.layout == Layout::ChannelsLast && !weight.requires_grad() && !bias.requires_grad();
-        Ok(Norm { weight, bias, kernels })
+        Ok(Norm { weight, bias, groups: self.norm_groups, kernels })
     }
 }
 
@@ -182,11 +183,12 @@ impl Conv {
     }
 }
 
-/// GroupNorm of 32 groups, eps 1e-6.
+/// GroupNorm, eps 1e-6.
 #[derive(Debug)]
 pub struct Norm {
     weight: Tensor,
     bias: Tensor,
+    groups: i64,
     /// Whether the CPU kernels are to be used.
     kernels: bool,
 }
@@ -210,11 +212,11 @@ impl Norm {
     }
 
     fn affine(&self, x: &Tensor) -> Result<Affine, TchError> {
-        Affine::group_norm(x, GROUPS, EPSILON, (&self.weight, &self.bias), Instructions::Best)
+        Affine::group_norm(x, self.groups, EPSILON, (&self.weight, &self.bias), Instructions::Best)
     }
 
     fn plain(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_group_norm(GROUPS, Some(&self.weight), Some(&self.bias), EPSILON, true)
+        x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), EPSILON, true)
     }
 }
 
@@ -258,7 +260,8 @@ mod tests {
 
     /// Every primitive on `x`, in a layout.
     fn results(weights: &Weights, layout: Layout, x: &Tensor) -> Vec<Tensor> {
-        let loader = Loader { weights, placement: Placement { layout, ..Placement::cpu() } };
+        let placement = Placement { layout, ..Placement::cpu() };
+        let loader = Loader { weights, placement, norm_groups: 32 };
         let conv = |name| loader.conv(name).expect("a convolution");
         let (wide, point, norm) = (conv("conv"), conv("point"), loader.norm("norm").expect("a norm"));
         let residual = point.forward(x).expect("computes");

@@ -105,6 +105,25 @@ fn both_memory_layouts_give_the_same_tokens() {
 }
 
 #[test]
+fn groups_are_tamings_unless_the_shape_has_others() {
+    let shape = config(&[]).unwrap();
+    assert_eq!(shape.norm_groups, 32);
+    assert!(!shape.to_metadata()["ddconfig"].contains("norm_groups"), "taming refuses keys that it does not know");
+    let grouped = |norm_groups| VqganConfig { norm_groups, ..shape.clone() };
+    let written = grouped(8).to_metadata();
+    assert_eq!(VqganConfig::from_metadata(&written).unwrap(), Some(grouped(8)));
+    assert_eq!(grouped(8).tensors(), shape.tensors());
+    let decoded = |config: VqganConfig, layout| {
+        let options = TokenizerOptions { layout, ..TokenizerOptions::default() };
+        tokenizer(config, options).decode(&[&[0, 1, 2, 3]], (2, 2)).unwrap()
+    };
+    let [plain, last] = [Layout::Contiguous, Layout::ChannelsLast].map(|layout| decoded(grouped(8), layout));
+    let off = plain[0].pixels.iter().zip(&last[0].pixels).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(off <= Some(1), "libtorch's norm and the kernels' are {off:?} levels apart");
+    assert_ne!(last, decoded(grouped(32), Layout::ChannelsLast));
+}
+
+#[test]
 fn tokens_decode_to_pictures_and_are_checked() {
     let tokenizer = tokenizer(remapped(), TokenizerOptions::default());
     let pictures = tokenizer.decode(&[&[0, 1, 2, 3, 4, 0], &[4; 6]], (2, 3)).unwrap();
@@ -192,6 +211,7 @@ fn impossible_shapes_are_refused_with_the_key() {
     let cases = [
         ("/ddconfig/ch", serde_json::json!(20), "ch_mult"),
         ("/ddconfig/ch", serde_json::json!(i64::MAX), "ch"),
+        ("/ddconfig/dropout", serde_json::json!(1.5), "dropout"),
         ("/ddconfig/ch_mult", serde_json::json!([]), "ch_mult"),
         ("/ddconfig/ch_mult", serde_json::json!([1, -1]), "ch_mult"),
         ("/ddconfig/double_z", serde_json::json!(true), "double_z"),
@@ -203,6 +223,11 @@ fn impossible_shapes_are_refused_with_the_key() {
     for (pointer, value, key) in cases {
         let error = config(&[(pointer, value)]).unwrap_err().to_string();
         assert!(error.contains(key), "{pointer}: {error}");
+    }
+    for groups in [0, 24, i64::MAX] {
+        let mut json = serde_json::json!(config(&[]).unwrap());
+        json["ddconfig"]["norm_groups"] = groups.into();
+        assert!(serde_json::from_value::<VqganConfig>(json).is_err(), "{groups}");
     }
     let mut json = serde_json::json!(config(&[]).unwrap());
     json["ddconfig"]["chanels"] = 3.into();

@@ -21,7 +21,7 @@ const EDGE: usize = 2;
 /// How far a drawing may be from the best kind's, as a share of its area.
 const WORST_FIT: f32 = 0.30;
 /// The radius in pixels at which small ends and large begins, and the least and the most that are either.
-const RADII: [f32; 3] = [5.5, 10.2, 16.0];
+const RADII: [f32; 3] = [5.0, 9.0, 14.0];
 /// Rounds of blurring that drawings of the kinds are compared with.
 const BLURS: usize = 4;
 

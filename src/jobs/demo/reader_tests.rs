@@ -89,7 +89,8 @@ fn the_reader_is_right_on_drawings_and_on_what_tokenizers_make_of_them() {
     for (name, least, spoil) in spoilt {
         let (attributes, whole) = accuracy(400, spoil);
         eprintln!("{name}: {:.2} % of attributes, {:.1} % of pictures", 100.0 * attributes, 100.0 * whole);
-        if attributes < least || whole < least - 0.03 {
+        // As many whole pictures as there would be if attributes were missed apart from one another.
+        if attributes < least || whole < least.powi(ATTRIBUTES as i32) {
             failures.push(name);
         }
     }

@@ -13,8 +13,9 @@ use tiny_skia::{Color, FillRule, Paint, Path, PathBuilder, Pixmap, Transform};
 /// Width and height of a picture in pixels.
 pub const SIDE: u32 = 64;
 
-/// Centres and radii are multiples of this many pixels: a few thousand different patches make up all pictures.
-pub const LATTICE: u32 = 4;
+/// Width and height in pixels of the cells that a shape's place is made of: some three hundred different ones make up all
+/// pictures, so that a small tokenizer can learn them in an hour.
+pub const CELL: u32 = 8;
 
 /// The ground's colour, RGB.
 pub const GROUND: [u8; 3] = [238, 236, 228];
@@ -58,12 +59,11 @@ impl Scene {
         let (first, second, relation) = if even(1) { (near, far, relation) } else { (far, near, relation.inverse()) };
         let sizes = [2, 3].map(|position| if even(position) { Size::Small } else { Size::Large });
         let below = |position: u32, bound: u32| row.below(Purpose::Init, position, bound);
-        let radii = sizes.map(Size::radius);
-        let centres = place(relation, radii, below);
+        let corners = place(relation, sizes.map(Size::cells), below);
         let shape = |i: usize, (colour, kind): (Colour, Kind)| Shape {
             look: Look { size: sizes[i], colour, kind },
-            centre: (pixels(centres[i].0), pixels(centres[i].1)),
-            radius: pixels(radii[i]),
+            centre: (centre(corners[i].0, sizes[i]), centre(corners[i].1, sizes[i])),
+            radius: half(sizes[i]) - 1.0,
         };
         Scene { first: shape(0, first), second: shape(1, second), relation }
     }
@@ -98,32 +98,34 @@ impl Scene {
     }
 }
 
-fn pixels(steps: u32) -> f32 {
-    (steps * LATTICE) as f32
+/// Half the width of a shape's place, in pixels.
+fn half(size: Size) -> f32 {
+    (size.cells() * CELL) as f32 / 2.0
 }
 
-/// The two centres in steps: apart along the relation's axis by more than both radii, nearly in line across it, and a step away
-/// from the picture's edges. `below(position, bound)` draws below a bound.
-fn place(relation: Relation, radii: [u32; 2], below: impl Fn(u32, u32) -> u32) -> [(u32, u32); 2] {
-    let side = SIDE / LATTICE;
+/// The middle of a shape's place that begins at a cell, in pixels.
+fn centre(cell: u32, size: Size) -> f32 {
+    (cell * CELL) as f32 + half(size)
+}
+
+/// The upper left cells of two places that are `cells` wide and high: at least a cell apart along the relation's axis, nearly in
+/// line across it. `below(position, bound)` draws below a bound.
+fn place(relation: Relation, cells: [u32; 2], below: impl Fn(u32, u32) -> u32) -> [(u32, u32); 2] {
+    let side = SIDE / CELL;
     let (near, far) = match relation {
         Relation::Above | Relation::LeftOf => (0, 1),
         Relation::Below | Relation::RightOf => (1, 0),
     };
-    // Along the axis: one step before, between and after the two shapes, and of the steps left some before and some between.
-    let slack = side - 2 * (radii[0] + radii[1]) - 3;
-    let before = below(4, slack + 1);
-    let between = below(5, slack - before + 1);
-    let mut along = [0; 2];
-    along[near] = 1 + before + radii[near];
-    along[far] = along[near] + radii[near] + 1 + between + radii[far];
-    // Across it: a common line, and up to a step off it each.
-    let largest = radii[0].max(radii[1]);
-    let line = largest + 1 + below(6, side - 2 * largest - 1);
-    let across = [(0, 7), (1, 8)].map(|(i, position)| {
-        let off_it = line + below(position, 3) - 1;
-        off_it.clamp(radii[i] + 1, side - radii[i] - 1)
-    });
+    // Along the axis: of the cells left, some lie before and some between the two.
+    let left = side - cells[0] - cells[1] - 1;
+    let before = below(4, left + 1);
+    let between = 1 + below(5, left - before + 1);
+    let mut along = [before; 2];
+    along[far] = before + cells[near] + between;
+    // Across it: a common line, and up to a cell off it each.
+    let line = below(6, side - cells[0].max(cells[1]) + 1);
+    let across =
+        [(0, 7), (1, 8)].map(|(i, position)| (line + below(position, 3)).saturating_sub(1).min(side - cells[i]));
     [0, 1].map(|i| match relation {
         Relation::Above | Relation::Below => (across[i], along[i]),
         Relation::LeftOf | Relation::RightOf => (along[i], across[i]),

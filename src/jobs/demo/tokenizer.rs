@@ -8,6 +8,7 @@ use super::scenes::{SIDE, Scene};
 use super::split::Split;
 use super::{DemoError, LEVEL_WIDTHS, decoder, encoder, kmeans};
 use crate::torch::weights::{self, Weights};
+use crate::vqgan::config::NORM_GROUPS;
 use crate::vqgan::ops::Placement;
 use crate::vqgan::{Vqgan, VqganConfig};
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub fn config() -> VqganConfig {
         n_embed: CODES,
         used: None,
         gumbel: false,
+        norm_groups: NORM_GROUPS,
     }
 }
 

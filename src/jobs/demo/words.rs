@@ -105,8 +105,8 @@ impl Size {
         }
     }
 
-    /// The radius in steps of [`LATTICE`](super::scenes::LATTICE). Two large shapes fit side by side.
-    pub(super) fn radius(self) -> u32 {
+    /// Width and height of its place in cells of [`CELL`](super::scenes::CELL) pixels. Two large shapes fit side by side.
+    pub(super) fn cells(self) -> u32 {
         match self {
             Size::Small => 2,
             Size::Large => 3,
