@@ -72,20 +72,25 @@ pub fn radii(features: &Tensor, k: u32) -> Result<Tensor, MetricError> {
         let (needed, found) = (k as u64 + 1, count as u64);
         return Err(MetricError::TooFew { metric: "the distance to a neighbour", needed, found });
     }
-    let mut radii = Vec::new();
-    for i in (0..count).step_by(BLOCK as usize) {
+    // Distances are the same both ways: each pair of blocks is multiplied once.
+    let starts = (0..count).step_by(BLOCK as usize);
+    let mut best: Vec<Nearest> = starts.clone().map(|_| Nearest::new(k)).collect();
+    for (row, i) in starts.clone().enumerate() {
         let left = Side::new(features, i)?;
-        let mut best = Nearest::new(k);
-        for j in (0..count).step_by(BLOCK as usize) {
+        for (column, j) in starts.clone().enumerate().skip(row) {
             let mut squares = left.squares(&Side::new(features, j)?)?;
-            if i == j {
+            if row == column {
                 squares = squares.f_fill_diagonal_(f64::INFINITY, false)?;
+            } else if let Some(best) = best.get_mut(column) {
+                best.add(&squares.f_tr()?, i)?;
             }
-            best.add(&squares, j)?;
+            if let Some(best) = best.get_mut(row) {
+                best.add(&squares, j)?;
+            }
         }
-        radii.push(best.squares()?.f_select(1, k - 1)?);
     }
-    Ok(Tensor::f_cat(&radii, 0)?)
+    let radii = best.into_iter().map(|mut best| Ok(best.squares()?.f_select(1, k - 1)?));
+    Ok(Tensor::f_cat(&radii.collect::<Result<Vec<_>, MetricError>>()?, 0)?)
 }
 
 /// Of each row of `features`, its `k` nearest rows of `others`, nearest first: their numbers and squared distances, `[rows, k]`
