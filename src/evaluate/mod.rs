@@ -1,11 +1,11 @@
 //! How good images are: the field's metrics, each as its source defines it, over tensors and plain buffers.
 //!
 //! - [`FeatureNetwork`]: features of images by a TorchScript module of the user's, and [`Statistics`] of a whole set of them;
-//! - [`Moments`] and [`frechet`]: Fréchet distance of features (FID), from means and covariances that are summed as features come;
-//! - [`kernel_distance`] and [`Kid`]: the unbiased kernel distance and its spread over subsets;
-//! - [`inception_score`]: from a classifier's logits;
+//! - [`Moments`] and [`frechet()`]: Fréchet distance of features (FID), from means and covariances that are summed as features come;
+//! - [`kernel_distance()`] and [`Kid`]: the unbiased kernel distance and its spread over subsets;
+//! - [`inception_score()`]: from a classifier's logits;
 //! - [`Manifolds`]: improved precision and recall, density and coverage, from exact neighbours;
-//! - [`ssim`], [`mean_difference`]: images beside their reconstructions;
+//! - [`ssim()`], [`mean_difference()`]: images beside their reconstructions;
 //! - [`Likelihood`]: the variational bound of a chain on token grids;
 //! - [`Estimate`]: a metric with what each row adds to it, and from that its bootstrap interval.
 //!

@@ -1,4 +1,4 @@
-//! Pictures beside their reconstructions. PSNR is [`crate::imaging::psnr`].
+//! Pictures beside their reconstructions. PSNR is `imaging::psnr`.
 
 use crate::imaging::Rgb;
 

@@ -1,10 +1,10 @@
 //! `imagebart evaluate`: how good a tokenizer and a chain are, in figures that can be compared.
 //!
-//! - [`reconstruction`]: images of a dataset beside what the tokenizer makes of them;
-//! - [`generation`]: samples beside a reference set, by the features of the user's network;
-//! - [`likelihood`]: bits that the chain needs for latents.
+//! - reconstruction: images of a dataset beside what the tokenizer makes of them;
+//! - generation: samples beside a reference set, by the features of the user's network;
+//! - likelihood: bits that the chain needs for latents.
 //!
-//! Every [figure](Figure) carries what pins it, and its bootstrap resamples, so that [`compare`] can tell a difference from noise.
+//! Every [figure](Figure) carries what pins it, and its bootstrap resamples, so that [`compare()`] can tell a difference from noise.
 
 mod compare;
 mod figure;
@@ -14,6 +14,7 @@ mod pictures;
 mod plan;
 mod reconstruction;
 mod report;
+mod sources;
 
 pub use compare::{Compared, Comparison, Verdict, compare};
 pub use figure::{Better, Figure, Report};

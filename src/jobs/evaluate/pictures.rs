@@ -14,7 +14,7 @@ const READY: usize = 64;
 /// A stream of images for a thread that may block. Must be made on a tokio runtime.
 pub enum Pictures {
     /// A prepared dataset, of this side.
-    Dataset(ImageFeed, u32),
+    Dataset(Box<ImageFeed>, u32),
     Samples(async_channel::Receiver<Result<Rgb, JobError>>),
     Latents(async_channel::Receiver<Result<Vec<u16>, JobError>>, Box<Tokenizer>, (u32, u32)),
     /// uint8 `[rows, height, width, 3]`, and how many of them were taken.

@@ -2,32 +2,27 @@
 
 use super::EvaluateOptions;
 use super::figure::Group;
-use super::generation::{self, ENOUGH, Generation, Reference};
+use super::generation::{self, ENOUGH, Generation};
 use super::likelihood::Scoring;
-use super::pictures::Pictures;
 use super::reconstruction::Reconstruction;
+use super::sources::load;
 use crate::chain::{Condition, ModelDirectory};
 use crate::config::{DType, EvaluateSection, Pipeline};
-use crate::datasets::Unit;
-use crate::digest::hex;
 use crate::evaluate::{FeatureInput, FeatureNetwork, FeatureResize, KidSettings, Window};
-use crate::jobs::encode::{config_of, preprocess_of, preprocessing, reader_of};
+use crate::jobs::encode::config_of;
 use crate::jobs::model::refused;
 use crate::jobs::train_tokenizer::perceptual;
 use crate::jobs::work::{device_for, processors};
-use crate::jobs::{JobError, open_output, output_error, refusal};
-use crate::tables::{Identity, LatentsReader, OutputDir, Run, SamplesIdentity, SamplesReader};
+use crate::jobs::{JobError, refusal};
+use crate::tables::{Identity, LatentsReader};
 use crate::text::TextTokenizer;
 use crate::torch::device::{DeviceInUse, kind};
-use crate::training::images::{ImageOptions, Images};
-use crate::training::{Conditioning, Loader, LoaderError, LoaderOptions};
+use crate::training::{Conditioning, LoaderOptions};
 use crate::transformer::Placement;
 use crate::vqgan::{Tokenizer, TokenizerOptions};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Images the VQGAN sees at once when nobody says: the activations of one take about 0.25 GB at 256².
 const DECODED_ON_CPU: u32 = 4;
@@ -49,12 +44,12 @@ pub struct EvaluatePlan {
 }
 
 /// What the parts of a plan are made from.
-struct Making<'a> {
-    pipeline: &'a Pipeline,
-    section: &'a EvaluateSection,
+pub(super) struct Making<'a> {
+    pub pipeline: &'a Pipeline,
+    pub section: &'a EvaluateSection,
     device: DeviceInUse,
     /// Whether `evaluate.metrics` is left out: what is not there is no mistake then.
-    chosen: bool,
+    pub chosen: bool,
     force: bool,
 }
 
@@ -131,7 +126,7 @@ fn folder(pipeline: &Pipeline) -> Result<PathBuf, JobError> {
     }
 }
 
-fn usage(error: impl std::error::Error) -> JobError {
+pub(super) fn usage(error: impl std::error::Error) -> JobError {
     JobError::Usage(error.to_string())
 }
 
@@ -167,9 +162,9 @@ impl Making<'_> {
         if self.chosen { Ok(None) } else { Err(JobError::Usage(what.to_owned())) }
     }
 
-    /// Refuses a count that is too small from the start.
-    fn enough(&self, metric: &str) -> Result<(), JobError> {
-        generation::enough(metric, self.section.count.unwrap_or(ENOUGH), self.force).map(drop)
+    /// Refuses from the start what has fewer than enough rows.
+    fn enough(&self, metric: &str, rows: u64) -> Result<(), JobError> {
+        generation::enough(metric, self.section.count.unwrap_or(u64::MAX).min(rows), self.force).map(drop)
     }
 
     async fn reconstruction(
@@ -185,7 +180,8 @@ impl Making<'_> {
             );
         }
         if with_features {
-            self.enough("rFID")?;
+            // How many images a dataset has, it tells only by being read.
+            self.enough("rFID", ENOUGH)?;
         }
         let tokenizer = self.tokenizer()?;
         tokenizer.grid(pipeline.image.size, pipeline.image.size).map_err(usage)?;
@@ -228,34 +224,11 @@ impl Making<'_> {
         if url.is_empty() {
             return self.missing("evaluate.metrics asks for generation: give output.url, where the samples are");
         }
-        let workers = pipeline.run.decode_workers.resolve(None, processors) as usize;
-        let generated = if section.generated == "latents" {
-            let Some(dir) = self.output::<Identity>().await? else {
-                return self.missing(&format!("there are no latents at {url} to decode"));
-            };
-            let tokenizer = self.tokenizer()?;
-            let reader = LatentsReader::open(dir).await.map_err(refusal)?;
-            let found = &reader.provenance().identity;
-            if found.tokenizer != tokenizer.fingerprint() {
-                return Err(JobError::Usage(format!(
-                    "the latents at {url} were made by the tokenizer {}, tokenizer.weights is {}: give the one they were made with",
-                    found.tokenizer,
-                    tokenizer.fingerprint()
-                )));
-            }
-            subject.insert("latents".to_owned(), found.sha256());
-            Pictures::latents(reader, tokenizer)
-        } else {
-            let Some(dir) = self.output::<SamplesIdentity>().await? else {
-                return self.missing(&format!("there are no samples at {url}: draw some with `imagebart sample`"));
-            };
-            let reader = SamplesReader::open(dir).await.map_err(refusal)?;
-            let identity = &reader.provenance().identity;
-            subject.insert("chain".to_owned(), identity.chain.clone());
-            subject.insert("samples".to_owned(), identity.sha256());
-            Pictures::samples(reader, workers)
+        let Some((generated, rows)) = self.generated(subject).await? else {
+            let what = if section.generated == "latents" { "latents to decode" } else { "samples" };
+            return self.missing(&format!("there are no {what} at {url}: make them first"));
         };
-        self.enough("FID")?;
+        self.enough("FID", rows)?;
         let (reference, facts) = self.reference().await?;
         let kid = KidSettings { subsets: section.kid_subsets, size: section.kid_size, seed: pipeline.run.seed };
         let settings = generation::Settings {
@@ -266,37 +239,6 @@ impl Making<'_> {
             device: self.device.device,
         };
         Ok(Some((Generation { generated, reference, facts, settings }, self.group("generation"))))
-    }
-
-    /// The reference set, and what pins it.
-    async fn reference(&self) -> Result<(Reference, BTreeMap<String, String>), JobError> {
-        let file = self.section.reference.as_deref().map(Path::new);
-        if let Some(file) = file.filter(|file| file.extension().is_some_and(|ending| ending == "npz")) {
-            let bytes = std::fs::read(file)
-                .map_err(|error| JobError::Usage(format!("evaluate.reference {}: {error}", file.display())))?;
-            let facts = BTreeMap::from([("reference".to_owned(), format!("npz {}", hex(&Sha256::digest(&bytes))))]);
-            return Ok((Reference::Published(file.to_owned()), facts));
-        }
-        if self.pipeline.dataset.url.is_empty() || self.pipeline.dataset.format.is_empty() {
-            return Err(JobError::Usage(
-                "samples need a reference: give dataset.format and dataset.url, or evaluate.reference, a .npz file"
-                    .to_owned(),
-            ));
-        }
-        let (pictures, mut facts) = self.dataset().await?;
-        if let Some(count) = self.section.count {
-            facts.insert("reference limit".to_owned(), count.to_string());
-        }
-        match file {
-            None => Ok((Reference::Pictures(pictures), facts)),
-            Some(file) if file.extension().is_some_and(|ending| ending == "safetensors") => {
-                Ok((Reference::Kept { file: file.to_owned(), pictures }, facts))
-            }
-            Some(file) => Err(JobError::Usage(format!(
-                "evaluate.reference {} must end in .npz (published by others) or .safetensors (kept by this program)",
-                file.display()
-            ))),
-        }
     }
 
     async fn likelihood(&self, subject: &mut BTreeMap<String, String>) -> Result<Option<(Scoring, Group)>, JobError> {
@@ -341,38 +283,6 @@ impl Making<'_> {
         Ok(Some((Scoring { chain, conditioning, latents: loader, dimensions: side * side * 3 }, group)))
     }
 
-    /// The output's directory, where it has files of this table.
-    async fn output<I: Run>(&self) -> Result<Option<OutputDir<I>>, JobError> {
-        let url = &self.pipeline.output.url;
-        let dir = match open_output(url, false).await {
-            Ok(dir) => dir.of::<I>(),
-            Err(_) if self.chosen => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let done = dir.done().await.map_err(|error| output_error(url, error))?;
-        Ok((!done.is_empty()).then_some(dir))
-    }
-
-    /// The dataset's prepared images, and what pins them.
-    async fn dataset(&self) -> Result<(Pictures, BTreeMap<String, String>), JobError> {
-        let pipeline = self.pipeline;
-        let reader = reader_of(pipeline).await?;
-        let units: Vec<Arc<Unit>> = reader.units().await.map_err(usage)?.into_iter().map(Arc::new).collect();
-        if units.is_empty() {
-            return Err(JobError::Usage(format!("the dataset at {} has no images", pipeline.dataset.url)));
-        }
-        let options = ImageOptions {
-            seed: pipeline.run.seed,
-            batch: self.section.batch_size as usize,
-            window: u64::from(self.section.batch_size),
-            workers: (pipeline.run.decode_workers.resolve(None, processors) as usize).max(1),
-            budget: pipeline.run.memory_budget.0,
-        };
-        let facts = dataset_facts(pipeline, &units)?;
-        let images = Images::new(reader, units, preprocess_of(pipeline)?, options).map_err(usage)?.centred();
-        Ok((Pictures::Dataset(images.once(), pipeline.image.size), facts))
-    }
-
     /// Images the tokenizer sees at once.
     fn decoded(&self) -> usize {
         let batch = self.pipeline.tokenizer.batch_size.resolve(None, || match self.device.class == "cpu" {
@@ -391,7 +301,7 @@ impl Making<'_> {
         }
     }
 
-    fn tokenizer(&self) -> Result<Tokenizer, JobError> {
+    pub fn tokenizer(&self) -> Result<Tokenizer, JobError> {
         let file = self.tokenizer_file();
         let file =
             file.ok_or_else(|| JobError::Usage("tokenizer.weights is missing; set it to the VQGAN's file".into()))?;
@@ -399,32 +309,4 @@ impl Making<'_> {
         let options = TokenizerOptions { device: self.device.device, dtype, ..TokenizerOptions::default() };
         Tokenizer::load(file, config_of(self.pipeline)?, options).map_err(usage)
     }
-}
-
-/// What pins a dataset's images: its format, its files by name and size, which of them are taken, and how they are prepared. Not where
-/// they lie.
-fn dataset_facts(pipeline: &Pipeline, units: &[Arc<Unit>]) -> Result<BTreeMap<String, String>, JobError> {
-    let mut files = Sha256::new();
-    for unit in units {
-        files.update(format!("{}\n", unit.name).as_bytes());
-        unit.sources.iter().for_each(|source| files.update(source.size.to_le_bytes()));
-    }
-    let mut prepared = preprocessing(pipeline);
-    // As validation does: from the middle, not mirrored.
-    (prepared.crop, prepared.crops, prepared.flip) = ("center".to_owned(), 1, "none".to_owned());
-    Ok(BTreeMap::from([
-        ("images".to_owned(), format!("{}, files {}", pipeline.dataset.format, hex(&files.finalize()))),
-        ("image preprocessing".to_owned(), serde_json::to_string(&prepared).map_err(JobError::failed)?),
-    ]))
-}
-
-/// Latents that must be of the tokenizer with this fingerprint; batches are no larger than there are rows.
-async fn load(reader: LatentsReader, tokenizer: &str, options: LoaderOptions) -> Result<Arc<Loader>, JobError> {
-    let opened = Loader::open(vec![reader], tokenizer, LoaderOptions { batch: 1, ..options.clone() }).await;
-    let loader = opened.map_err(|error| match error {
-        LoaderError::Table(error) => refusal(error),
-        error => JobError::Usage(error.to_string()),
-    })?;
-    let rows = usize::try_from(loader.rows()).unwrap_or(usize::MAX);
-    Ok(Arc::new(loader.with_batch(options.batch.min(rows))))
 }
