@@ -73,7 +73,8 @@ fn everything_is_measured_and_compared() {
     succeed(["sample", file]);
     let plan = String::from_utf8(succeed(["evaluate", file, "--force", "--dry-run"]).stdout).unwrap();
     assert!(plan.contains("likelihood of 24 rows") && plan.contains("6 dimensions, 6 logits, clean"), "{plan}");
-    refused(["evaluate", file], "rFID of 24 rows is refused: below 2048");
+    let reconstruction = "evaluate.metrics=[\"reconstruction\"]";
+    refused(["evaluate", file, "--set", reconstruction], "rFID of 24 rows is refused: below 2048");
     let generation = "evaluate.metrics=[\"generation\"]";
     refused(["evaluate", file, "--set", generation], "FID of 20 rows is refused: below 2048");
     assert!(!root.join("out/evaluate").exists());

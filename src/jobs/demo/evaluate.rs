@@ -114,7 +114,8 @@ fn readings(pictures: &[Rgb]) -> Result<Vec<Reading>, JobError> {
     pictures.iter().map(|picture| read(picture).map_err(JobError::failed)).collect()
 }
 
-/// Bits per token that each scale adds to the bound on -log2 p(x_0 | caption). x_T is uniform, so its start adds none.
+/// Bits per token that each scale adds to the bound on -log2 p(x_0 | caption). x_T of the
+/// demo's schedule is uniform, so that the bound's start adds none.
 fn bits(
     artist: &Artist,
     device: &DeviceInUse,
