@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use imagebart::jobs::export::ExportFormat;
 use std::path::PathBuf;
 
 /// Image datasets to discrete latents, streaming from object storage to Parquet.
@@ -251,6 +252,44 @@ pub enum Command {
         /// Compare two evaluations, by their evaluation.json or its folder, and say which differences are within noise.
         #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"], conflicts_with_all = ["pipeline", "overrides", "force"])]
         compare: Vec<PathBuf>,
+    },
+
+    /// Decide what of a run's samples is kept: duplicates, copies of training data, caps and rates over the whole run.
+    ///
+    /// The decisions are a table of their own beside the samples, which never change.
+    Filter {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+
+        /// Replace decisions of other rules, or about other samples.
+        #[arg(long)]
+        overwrite: bool,
+    },
+
+    /// Write what was accepted and kept of a run's samples as a data set: WebDataset shards, or a folder of images.
+    Export {
+        /// Where the samples are (the pipeline's output.url).
+        url: String,
+
+        /// How the data set is to lie on the disk.
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+
+        /// A new or empty place for it: a local path or a URL.
+        #[arg(long)]
+        to: String,
+
+        /// Images of a shard, or of a folder.
+        #[arg(long, default_value_t = 1000)]
+        per_shard: u64,
+
+        /// The licence to write into the data-set card, such as cc-by-4.0.
+        #[arg(long)]
+        licence: Option<String>,
+
+        /// Write over what is there.
+        #[arg(long)]
+        overwrite: bool,
     },
 
     /// Check the tables under a URL: schema, provenance, counts, token range, checksums, gaps and strays.

@@ -13,6 +13,8 @@ use imagebart::jobs::demo::{self, DemoModel, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
 use imagebart::jobs::evaluate::{EvaluateOptions, EvaluatePlan};
+use imagebart::jobs::export::{self, ExportOptions};
+use imagebart::jobs::filter::{self, FilterOptions};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
 use imagebart::jobs::half::{self, HalfOptions};
 use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, import};
@@ -98,6 +100,23 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
                 return Ok(());
             }
             println!("{}", shrink::shrink(&pipeline, &ShrinkOptions { overwrite }).await?);
+            Ok(())
+        }
+        Command::Filter { pipeline, overwrite } => {
+            let pipeline = load_for(Needs::Filter, &pipeline, [], common)?;
+            if common.dry_run {
+                println!("{}", filter::describe(&pipeline).await?);
+                return Ok(());
+            }
+            println!("{}", filter::filter(&pipeline, &FilterOptions { overwrite }).await?);
+            Ok(())
+        }
+        Command::Export { url, format, to, per_shard, licence, overwrite } => {
+            let options = ExportOptions { url, format, to, per_shard, licence, overwrite };
+            match common.dry_run {
+                true => println!("{}", export::describe(&options).await?),
+                false => println!("{}", export::export(&options).await?),
+            }
             Ok(())
         }
         Command::Train { pipeline, scale, overwrite } => {

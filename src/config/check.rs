@@ -1,7 +1,7 @@
 //! What serde cannot see in a pipeline file: keys that must be given, and values that must fit.
 
 use super::load::Needs;
-use super::{Pipeline, load::nearest};
+use super::{FilterSection, Pipeline, load::nearest};
 use crate::datasets::Format;
 
 /// The key at fault, and what to do about it.
@@ -32,6 +32,8 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
     let unreported = output.url.is_empty() && pipeline.evaluate.to.is_empty();
     let report = ("output.url", unreported, "where the tables are, or set evaluate.to, where the report goes");
     let tables = ("output.url", output.url.is_empty(), "where the tables go: a local path or a URL");
+    let rules =
+        ("filter", pipeline.filter == FilterSection::default(), "min_score, duplicate_tokens, against or another rule");
     let needed = match needs {
         Needs::Encode => vec![format, url, weights, tables],
         Needs::Shrink => vec![weights, tables, to],
@@ -40,6 +42,7 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
         Needs::Sample => vec![model, count, tables],
         Needs::Edit => vec![model, images, masks, tables],
         Needs::Evaluate => vec![report],
+        Needs::Filter => vec![tables, rules],
     };
     match needed.into_iter().find(|(_, missing, _)| *missing) {
         Some((key, _, meaning)) => Err((key, format!("{key} is missing; set it to {meaning}"))),
@@ -116,6 +119,7 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     one_of("edit.white", &pipeline.edit.white, &["keep", "edit"])?;
     evaluation(pipeline)?;
     shares(pipeline)?;
+    filter(&pipeline.filter)?;
     if image.crops > 1 && image.crop == "center" {
         let message = format!("image.crops = {} needs image.crop = \"random\"", image.crops);
         return Err(("image.crops", message));
@@ -152,6 +156,10 @@ fn shares(pipeline: &Pipeline) -> Result<(), Fault> {
     let (train, tokenizer) = (&pipeline.train, &pipeline.train_tokenizer);
     one_of("train.export", &train.export, &["best", "last"])?;
     one_of("train_tokenizer.export", &tokenizer.export, &["best", "last"])?;
+    if tokenizer.shrink && tokenizer.merge.is_some() {
+        let message = "train_tokenizer.shrink and merge both choose the codes that are kept: leave one out";
+        return Err(("train_tokenizer.merge", message.to_owned()));
+    }
     let rates = [("train.lr", train.lr), ("train.lr_start", train.lr_start), ("train.lr_min", train.lr_min)];
     let least = [("train.weight_decay", train.weight_decay), ("train.clip", train.clip.unwrap_or(1.0))];
     let weights = [
@@ -159,6 +167,7 @@ fn shares(pipeline: &Pipeline) -> Result<(), Fault> {
         ("train_tokenizer.disc_lr", tokenizer.disc_lr.unwrap_or(0.0)),
         ("train_tokenizer.perceptual_weight", tokenizer.perceptual_weight),
         ("train_tokenizer.codebook_weight", tokenizer.codebook_weight),
+        ("train_tokenizer.merge", tokenizer.merge.unwrap_or(0.0)),
         ("train_tokenizer.beta", tokenizer.beta),
         ("train_tokenizer.disc_weight", tokenizer.disc_weight),
         ("train_tokenizer.disc_factor", tokenizer.disc_factor),
@@ -176,6 +185,28 @@ fn shares(pipeline: &Pipeline) -> Result<(), Fault> {
     match shares.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
         Some((key, value)) => Err((key, format!("{key} = {value} must be between 0 and 1"))),
         None => Ok(()),
+    }
+}
+
+/// Ranges of `[filter]`.
+fn filter(section: &FilterSection) -> Result<(), Fault> {
+    let tokens = [
+        ("filter.duplicate_tokens", section.duplicate_tokens.unwrap_or(0.0)),
+        ("filter.copy_tokens", section.copy_tokens),
+    ];
+    if let Some((key, value)) = tokens.into_iter().find(|(_, value)| !(0.0..=0.5).contains(value)) {
+        return Err((key, format!("{key} = {value} must be between 0 and 0.5: the share of tokens that may differ")));
+    }
+    if let Some(rate) = section.rate.filter(|rate| !(*rate > 0.0 && *rate <= 1.0)) {
+        return Err(("filter.rate", format!("filter.rate = {rate} must be above 0 and at most 1")));
+    }
+    if let Some(bits) = section.duplicate_image.filter(|bits| *bits > 32) {
+        let key = "filter.duplicate_image";
+        return Err((key, format!("{key} = {bits} must be at most 32, of the 64 bits of a hash")));
+    }
+    match section.per_prompt {
+        Some(0) => Err(("filter.per_prompt", "filter.per_prompt must be 1 or more".to_owned())),
+        _ => Ok(()),
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Needs {
     Edit,
     /// An output, or a folder for the report; the rest depends on what is there.
     Evaluate,
+    /// An output with samples, and a rule.
+    Filter,
 }
 
 impl Pipeline {

@@ -28,6 +28,7 @@
 
 mod check;
 mod evaluation;
+mod filtering;
 mod load;
 mod sampling;
 mod sections;
@@ -35,6 +36,7 @@ mod training;
 mod values;
 
 pub use evaluation::EvaluateSection;
+pub use filtering::FilterSection;
 pub use load::{ConfigError, Needs};
 pub(crate) use load::{nearest, parse_toml};
 pub use sampling::{EditSection, SampleSection};

@@ -1,6 +1,7 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
 use super::evaluation::EvaluateSection;
+use super::filtering::FilterSection;
 use super::sampling::{EditSection, SampleSection};
 use super::training::{TrainSection, TrainTokenizerSection};
 use super::values::{Auto, ByteSize};
@@ -22,6 +23,7 @@ pub struct Pipeline {
     pub sample: SampleSection,
     pub edit: EditSection,
     pub evaluate: EvaluateSection,
+    pub filter: FilterSection,
     pub output: OutputSection,
     pub run: RunSection,
 }

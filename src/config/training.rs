@@ -145,7 +145,11 @@ pub struct TrainTokenizerSection {
     pub restart_after: Option<u64>,
     /// Writes the used codes of the validation images into the exported weights as the remap.
     pub shrink: bool,
-    /// How often a code must be used there to be kept.
+    /// Codes of the exported weights that are no farther apart than this are made one: for codebooks that have more codes than the
+    /// images need. Use among the validation images decides which take in which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merge: Option<f64>,
+    /// How often a code must be used there to be kept, by `shrink` and `merge`.
     pub shrink_min_count: u64,
     /// Images that are shuffled together in memory.
     pub window_images: u64,
@@ -188,6 +192,7 @@ impl Default for TrainTokenizerSection {
             codebook_ema: None,
             restart_after: None,
             shrink: false,
+            merge: None,
             shrink_min_count: 1,
             window_images: 1024,
             tf32: false,

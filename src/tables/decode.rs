@@ -8,20 +8,25 @@ use bytes::Bytes;
 use std::sync::Arc;
 
 /// The token column of a batch.
-struct Tokens<'a> {
+pub struct TokenColumn<'a> {
     lists: &'a FixedSizeListArray,
     values: &'a UInt16Array,
     length: usize,
 }
 
-impl<'a> Tokens<'a> {
-    fn of(batch: &'a RecordBatch) -> Option<Tokens<'a>> {
+impl<'a> TokenColumn<'a> {
+    /// That of a batch of latents or samples; none where it has none.
+    pub fn of(batch: &'a RecordBatch) -> Option<TokenColumn<'a>> {
         let lists = batch.column_by_name("tokens")?.as_fixed_size_list_opt()?;
         let length = usize::try_from(lists.value_length()).ok()?;
-        Some(Tokens { lists, values: lists.values().as_primitive_opt::<UInt16Type>()?, length })
+        Some(TokenColumn { lists, values: lists.values().as_primitive_opt::<UInt16Type>()?, length })
     }
 
-    fn row(&self, row: usize) -> Option<Vec<u16>> {
+    /// The tokens of a row, `[h * w]`; none where there is no such row.
+    pub fn row(&self, row: usize) -> Option<Vec<u16>> {
+        if row >= self.lists.len() {
+            return None;
+        }
         let start = self.lists.value_offset_at(row);
         Some(self.values.values().get(start..start.checked_add(self.length)?)?.to_vec())
     }
@@ -41,7 +46,7 @@ pub(crate) fn latent_rows(batch: &RecordBatch) -> Option<Vec<LatentRow>> {
     let part = |name: &str| crop.column_by_name(name)?.as_primitive_opt::<UInt32Type>();
     let (xs, ys, sizes) = (part("x")?, part("y")?, part("size")?);
     let flipped = column("flipped")?.as_boolean_opt()?;
-    let tokens = Tokens::of(batch)?;
+    let tokens = TokenColumn::of(batch)?;
     (0..batch.num_rows())
         .map(|row| {
             Some(LatentRow {
@@ -104,7 +109,7 @@ pub(crate) fn sample_rows(batch: &RecordBatch) -> Option<Vec<SampleRow>> {
     let image = column("image")?.as_struct_opt()?;
     let files = image.column_by_name("bytes")?.as_binary_opt::<i32>()?;
     let paths = image.column_by_name("path")?.as_string_opt::<i32>()?;
-    let tokens = Tokens::of(batch)?;
+    let tokens = TokenColumn::of(batch)?;
     (0..batch.num_rows())
         .map(|row| {
             Some(SampleRow {

@@ -22,6 +22,7 @@
 //! that a single flipped bit anywhere is found by `imagebart verify`.
 
 mod check;
+mod decisions;
 mod decode;
 mod error;
 mod identity;
@@ -45,6 +46,8 @@ mod writer;
 
 pub use crate::imaging::CropRect;
 pub use check::RowCheck;
+pub use decisions::{DecisionRow, Decisions};
+pub use decode::TokenColumn;
 pub use error::TableError;
 pub use identity::{Difference, FORMAT_VERSION, Identity, Preprocessing, Selection};
 pub use latents::LatentsWriter;

@@ -14,9 +14,9 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use std::ops::Range;
@@ -145,6 +145,19 @@ impl<I: Run> RowsFile<I> {
 
     /// The rows as Arrow batches of at most `rows` rows. Row groups are read one at a time.
     pub fn batches(self, rows: usize) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
+        self.table.batches(rows)
+    }
+
+    /// Only these columns of the rows, as Arrow batches of at most `rows` rows; of the others nothing is fetched.
+    pub fn columns(
+        mut self,
+        columns: &[&str],
+        rows: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
+        let fields = self.table.builder.schema().fields();
+        let roots: Vec<usize> = columns.iter().filter_map(|name| Some(fields.find(name)?.0)).collect();
+        let mask = ProjectionMask::roots(self.table.builder.parquet_schema(), roots);
+        self.table.builder = self.table.builder.with_projection(mask);
         self.table.batches(rows)
     }
 

@@ -9,6 +9,7 @@ const LATENTS: &str = include_str!("../../schemas/latents.json");
 const SAMPLES: &str = include_str!("../../schemas/samples.json");
 const REJECTS: &str = include_str!("../../schemas/rejects.json");
 const METRICS: &str = include_str!("../../schemas/metrics.json");
+const DECISIONS: &str = include_str!("../../schemas/decisions.json");
 
 /// A table as its schema file describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -59,6 +60,11 @@ impl TableSchema {
     /// The `metrics` table: figures of an evaluation.
     pub fn metrics() -> Result<TableSchema, TableError> {
         TableSchema::parse("metrics", METRICS)
+    }
+
+    /// The `decisions` table: what is kept of samples.
+    pub fn decisions() -> Result<TableSchema, TableError> {
+        TableSchema::parse("decisions", DECISIONS)
     }
 
     /// Name and version, as files of the table carry it: `latents/1`.

@@ -1,5 +1,6 @@
 //! The Parquet tables from outside.
 
+mod decisions;
 mod interop;
 mod latents;
 #[path = "../python/mod.rs"]

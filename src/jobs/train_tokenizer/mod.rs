@@ -1,6 +1,7 @@
 //! `imagebart train-tokenizer`: images to the weights of a VQGAN.
 
 mod export;
+mod merge;
 pub(super) mod perceptual;
 mod plan;
 mod settings;

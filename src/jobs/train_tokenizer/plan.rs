@@ -68,9 +68,8 @@ impl TokenizerPlan {
                 let (reader, units) = split_of(&held_out, "validation").await?;
                 Some(Images::new(reader, units, preprocess, options_of).map_err(usage)?.centred())
             }
-            None if section.shrink => {
-                let message =
-                    "train_tokenizer.shrink keeps the codes that held-out images use: give train_tokenizer.validation";
+            None if section.shrink || section.merge.is_some() => {
+                let message = "train_tokenizer.shrink and merge go by the codes that held-out images use: give train_tokenizer.validation";
                 return Err(JobError::Usage(message.to_owned()));
             }
             None => None,

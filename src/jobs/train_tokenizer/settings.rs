@@ -18,13 +18,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The keys of `[train_tokenizer]` that do not change what a step does.
-const INDIFFERENT: [&str; 15] = [
+const INDIFFERENT: [&str; 16] = [
     "to",
     "validation",
     "validation_list",
     "validation_images",
     "steps",
     "shrink",
+    "merge",
     "shrink_min_count",
     "log_every",
     "checkpoint_every",

@@ -2,6 +2,7 @@
 
 use super::TrainTokenizerSummary;
 use super::export::export;
+use super::merge::merge;
 use super::plan::{TokenizerPlan, refused, upload};
 use super::validate::{Trial, Validation};
 use super::watch::Watch;
@@ -11,6 +12,7 @@ use crate::torch::device::set_threads;
 use crate::training::images::{Cursor, ImageFeed, ImagesError, Tally};
 use crate::training::tokenizer::{Step, Trainer};
 use crate::training::{Checkpoint, Checkpoints};
+use crate::vqgan::VqganConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -29,6 +31,13 @@ struct Facts {
     /// Steps whose loss was not a number, in all and the last ones in a row.
     skipped: u64,
     bad_in_a_row: u32,
+}
+
+/// What goes into the tokenizer's file.
+struct Exporting {
+    config: VqganConfig,
+    weights: BTreeMap<String, Tensor>,
+    tried: Option<(Validation, Usage)>,
 }
 
 /// A run under way.
@@ -186,6 +195,23 @@ impl Run<'_> {
         self.trial(images).run(self.trainer.network(), weights).map(Some)
     }
 
+    /// The tokenizer as it is exported, how it does on the validation images, and how often they use each code.
+    fn merged(&self, tried: Option<(Validation, Usage)>) -> Result<Exporting, JobError> {
+        let mut weights = self.trainer.weights().map_err(JobError::failed)?;
+        let mut config = self.trainer.network().clone();
+        let section = &self.plan.section;
+        let tried = match (section.merge, tried, &self.plan.validation) {
+            (Some(distance), Some((_, usage)), Some(images)) => {
+                merge(&mut weights, &mut config, &usage, (distance, section.shrink_min_count))?;
+                let _entered = self.runtime.enter();
+                let copies = weights.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+                Some(self.trial(images).run(&config, copies)?)
+            }
+            (_, tried, _) => tried,
+        };
+        Ok(Exporting { config, weights, tried })
+    }
+
     /// What decides which checkpoint is best.
     fn loss(&self, validation: &Validation) -> f64 {
         validation.l1 + validation.perceptual.unwrap_or(0.0) * self.plan.section.perceptual_weight
@@ -229,13 +255,13 @@ impl Run<'_> {
             Some((step, validation, usage)) if step == exported => Some((validation, usage)),
             _ => self.validate()?,
         };
+        let Exporting { config, weights, tried } = self.merged(tried)?;
         let usage = tried.as_ref().map(|(_, usage)| (usage, section.shrink_min_count)).filter(|_| section.shrink);
         let about = BTreeMap::from([
             ("about".to_owned(), format!("imagebart train-tokenizer, {exported} steps")),
             ("trained_as".to_owned(), self.plan.digest()),
         ]);
-        let weights = self.trainer.weights().map_err(JobError::failed)?;
-        let written = export(&self.plan.weights, self.trainer.network(), weights, usage, about)?;
+        let written = export(&self.plan.weights, &config, weights, usage, about)?;
         Ok(TrainTokenizerSummary {
             steps,
             exported,
