@@ -244,6 +244,28 @@ pub enum Command {
         overwrite: bool,
     },
 
+    /// Measure how good a tokenizer and a chain are: reconstruction, generation, likelihood.
+    ///
+    /// Writes evaluation.json, evaluation.parquet and evaluation.html. What is measured depends on what the pipeline has: see
+    /// docs/evaluate.md.
+    Evaluate {
+        /// The pipeline file (TOML); see pipelines/ for examples.
+        #[arg(required_unless_present = "compare")]
+        pipeline: Option<PathBuf>,
+
+        /// Override a key of the pipeline file. May be repeated.
+        #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+        overrides: Vec<String>,
+
+        /// Tell FID and the like of fewer than 2048 rows, too, and of singular covariances.
+        #[arg(long)]
+        force: bool,
+
+        /// Compare two evaluations, by their evaluation.json or its folder, and say which differences are within noise.
+        #[arg(long, num_args = 2, value_names = ["FIRST", "SECOND"], conflicts_with_all = ["pipeline", "overrides", "force"])]
+        compare: Vec<PathBuf>,
+    },
+
     /// Decide what of a run's samples is kept: duplicates, copies of training data, caps and rates over the whole run.
     ///
     /// The decisions are a table of their own beside the samples, which never change.

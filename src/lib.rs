@@ -9,6 +9,7 @@
 //!   scales together: model directory, sampler, editor;
 //! - [`training`] has what training a chain needs;
 //! - [`text`] turns captions into the token ids that text-conditioned chains see;
+//! - [`evaluate`] has the metrics of images, features and likelihoods;
 //! - [`tables`] writes token grids to Parquet, one atomic commit per work unit;
 //! - [`flow`] carries the items between them over bounded channels;
 //! - [`progress`] shows how far they are, on a terminal or in the log;
@@ -22,6 +23,7 @@ pub mod config;
 pub mod datasets;
 pub mod diffusion;
 mod digest;
+pub mod evaluate;
 pub mod flow;
 mod html;
 pub mod imaging;

@@ -8,10 +8,11 @@ use cli::{Cli, Command, Common, ImportArgs, LogFormat, PipelineArgs, WhichTable,
 use imagebart::chain::SettingsLists;
 use imagebart::config::{Needs, Pipeline};
 use imagebart::jobs::demo::data::{self, DataOptions};
-use imagebart::jobs::demo::evaluate::{EvaluateOptions, evaluate};
+use imagebart::jobs::demo::evaluate::{EvaluateOptions as DemoEvaluation, evaluate};
 use imagebart::jobs::demo::{self, DemoModel, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
+use imagebart::jobs::evaluate::{EvaluateOptions, EvaluatePlan};
 use imagebart::jobs::export::{self, ExportOptions};
 use imagebart::jobs::filter::{self, FilterOptions};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
@@ -23,7 +24,7 @@ use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tok
 use imagebart::jobs::train::{TrainOptions, TrainPlan, train};
 use imagebart::jobs::train_tokenizer::{TokenizerPlan, TrainTokenizerOptions, train_tokenizer};
 use imagebart::jobs::verify::verify;
-use imagebart::jobs::{JobError, open_output, output_error};
+use imagebart::jobs::{self, JobError, open_output, output_error};
 use imagebart::launch::Rank;
 use imagebart::progress::Display;
 use imagebart::reject::Reason;
@@ -164,6 +165,22 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             }
             edit(&pipeline, &options, display, cancel).await.map(drop)
         }
+        Command::Evaluate { pipeline, overrides, force, compare } => {
+            if let [first, second] = compare.as_slice() {
+                println!("{}", jobs::evaluate::compare(first, second)?);
+                return Ok(());
+            }
+            // One of the two is given: the command line sees to that.
+            let pipeline = PipelineArgs { pipeline: pipeline.unwrap_or_default(), overrides };
+            let pipeline = load_for(Needs::Evaluate, &pipeline, [], common)?;
+            let options = EvaluateOptions { device: device(common)?, force };
+            if common.dry_run {
+                print!("{}", EvaluatePlan::make(&pipeline, &options).await?.describe());
+                return Ok(());
+            }
+            println!("{}", jobs::evaluate::evaluate(&pipeline, &options, cancel).await?);
+            Ok(())
+        }
         Command::Verify { url } => {
             let output = open_output(&url, false).await?;
             let report = verify(&output).await.map_err(|error| match error {
@@ -210,7 +227,7 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
         Command::DemoEval { model, to, count, temperature, top_k, top_p, guidance } => {
             let settings = SettingsLists { temperature, top_k, top_p, guidance, greedy: false };
             let seed = common.seed.unwrap_or(0);
-            let options = EvaluateOptions { model, to, count, seed, device: device(common)?, settings };
+            let options = DemoEvaluation { model, to, count, seed, device: device(common)?, settings };
             if common.dry_run {
                 println!("draw {count} captions with {} and judge them", options.model.display());
                 return Ok(());

@@ -54,6 +54,10 @@ pub enum Purpose {
     Flip,
     /// Which features stand in for a codebook's dead entries.
     Restart,
+    /// Which rows a resample of an evaluation holds.
+    Resample,
+    /// Which rows a subset of an evaluation holds.
+    Subset,
 }
 
 impl Purpose {
@@ -72,6 +76,8 @@ impl Purpose {
             Purpose::Scale => 11,
             Purpose::Flip => 12,
             Purpose::Restart => 13,
+            Purpose::Resample => 14,
+            Purpose::Subset => 15,
         }
     }
 }

@@ -29,6 +29,8 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
     let nowhere = output.url.is_empty() && pipeline.train_tokenizer.to.is_empty();
     let folder =
         ("output.url", nowhere, "where checkpoints and reports go, or set train_tokenizer.to: a local path or a URL");
+    let unreported = output.url.is_empty() && pipeline.evaluate.to.is_empty();
+    let report = ("output.url", unreported, "where the tables are, or set evaluate.to, where the report goes");
     let tables = ("output.url", output.url.is_empty(), "where the tables go: a local path or a URL");
     let rules =
         ("filter", pipeline.filter == FilterSection::default(), "min_score, duplicate_tokens, against or another rule");
@@ -39,6 +41,7 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
         Needs::TrainTokenizer => vec![format, url, trained, folder],
         Needs::Sample => vec![model, count, tables],
         Needs::Edit => vec![model, images, masks, tables],
+        Needs::Evaluate => vec![report],
         Needs::Filter => vec![tables, rules],
     };
     match needed.into_iter().find(|(_, missing, _)| *missing) {
@@ -58,6 +61,13 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         ("sample.unit_rows", pipeline.sample.unit_rows),
         ("sample.count", pipeline.sample.count.unwrap_or(1)),
         ("run.memory_budget", pipeline.run.memory_budget.0),
+        ("evaluate.count", pipeline.evaluate.count.unwrap_or(1)),
+        ("evaluate.batch_size", pipeline.evaluate.batch_size.into()),
+        ("evaluate.network_size", pipeline.evaluate.network_size.into()),
+        ("evaluate.neighbours", pipeline.evaluate.neighbours.into()),
+        ("evaluate.splits", pipeline.evaluate.splits.into()),
+        ("evaluate.kid_subsets", pipeline.evaluate.kid_subsets.into()),
+        ("evaluate.kid_size", pipeline.evaluate.kid_size.into()),
         ("train_tokenizer.steps", tokenizer.steps),
         ("train_tokenizer.batch_size", tokenizer.batch_size.into()),
         ("train_tokenizer.accumulate", tokenizer.accumulate.into()),
@@ -121,6 +131,7 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     }
     one_of("edit.compat", &pipeline.edit.compat, &["default", "authors"])?;
     one_of("edit.white", &pipeline.edit.white, &["keep", "edit"])?;
+    evaluation(pipeline)?;
     shares(pipeline)?;
     filter(&pipeline.filter)?;
     if image.crops > 1 && image.crop == "center" {
@@ -131,6 +142,27 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         return Err(("run.max_reject_fraction", "run.max_reject_fraction must be between 0 and 1".to_owned()));
     }
     Ok(())
+}
+
+/// What `[evaluate]` may name.
+fn evaluation(pipeline: &Pipeline) -> Result<(), Fault> {
+    let section = &pipeline.evaluate;
+    for metric in &section.metrics {
+        one_of("evaluate.metrics", metric, &["reconstruction", "generation", "likelihood"])?;
+    }
+    one_of("evaluate.ssim", &section.ssim, &["gaussian", "uniform"])?;
+    one_of("evaluate.network_resize", &section.network_resize, &["clean", "legacy", "none"])?;
+    one_of("evaluate.generated", &section.generated, &["samples", "latents"])?;
+    let channels = [("evaluate.network_mean", &section.network_mean), ("evaluate.network_std", &section.network_std)];
+    for (key, values) in channels {
+        if ![1, 3].contains(&values.len()) || values.iter().any(|value| !value.is_finite()) {
+            return Err((key, format!("{key} must be a list of one number, or of three: red, green, blue")));
+        }
+    }
+    match section.network_std.iter().find(|std| **std <= 0.0) {
+        Some(std) => Err(("evaluate.network_std", format!("evaluate.network_std = {std} must be more than 0"))),
+        None => Ok(()),
+    }
 }
 
 /// Rates and shares of `[train]` and `[train_tokenizer]`.

@@ -36,6 +36,8 @@ pub enum Needs {
     Sample,
     /// A chain, an output, images and masks.
     Edit,
+    /// An output, or a folder for the report; the rest depends on what is there.
+    Evaluate,
     /// An output with samples, and a rule.
     Filter,
 }

@@ -28,6 +28,7 @@
 
 mod check;
 mod choosing;
+mod evaluation;
 mod filtering;
 mod load;
 mod sampling;
@@ -36,6 +37,7 @@ mod training;
 mod values;
 
 pub use choosing::ChooseSection;
+pub use evaluation::EvaluateSection;
 pub use filtering::FilterSection;
 pub use load::{ConfigError, Needs};
 pub(crate) use load::{nearest, parse_toml};

@@ -1,6 +1,7 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
 use super::choosing::ChooseSection;
+use super::evaluation::EvaluateSection;
 use super::filtering::FilterSection;
 use super::sampling::{EditSection, SampleSection};
 use super::training::{TrainSection, TrainTokenizerSection};
@@ -23,6 +24,7 @@ pub struct Pipeline {
     pub sample: SampleSection,
     pub choose: ChooseSection,
     pub edit: EditSection,
+    pub evaluate: EvaluateSection,
     pub filter: FilterSection,
     pub output: OutputSection,
     pub run: RunSection,

@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod edit;
 pub mod encode;
+pub mod evaluate;
 pub mod export;
 pub mod facts;
 pub mod filter;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 const LATENTS: &str = include_str!("../../schemas/latents.json");
 const SAMPLES: &str = include_str!("../../schemas/samples.json");
 const REJECTS: &str = include_str!("../../schemas/rejects.json");
+const METRICS: &str = include_str!("../../schemas/metrics.json");
 const DECISIONS: &str = include_str!("../../schemas/decisions.json");
 
 /// A table as its schema file describes it.
@@ -29,7 +30,7 @@ pub struct TableSchema {
 #[serde(deny_unknown_fields)]
 pub struct Column {
     pub name: String,
-    /// `utf8`, `dictionary<utf8>`, `binary`, `bool`, `u16`, `u32`, `u64`, `i32`, `f32`, `list<u32>`, `list<f32>`, `struct`
+    /// `utf8`, `dictionary<utf8>`, `binary`, `bool`, `u16`, `u32`, `u64`, `i32`, `f32`, `f64`, `list<u32>`, `list<f32>`, `struct`
     /// (with `fields`), or `fixed_size_list<u16>[tokens]`, whose length is that of the token grid.
     #[serde(rename = "type")]
     pub kind: String,
@@ -54,6 +55,11 @@ impl TableSchema {
     /// The `rejects` table: samples that were not encoded.
     pub fn rejects() -> Result<TableSchema, TableError> {
         TableSchema::parse("rejects", REJECTS)
+    }
+
+    /// The `metrics` table: figures of an evaluation.
+    pub fn metrics() -> Result<TableSchema, TableError> {
+        TableSchema::parse("metrics", METRICS)
     }
 
     /// The `decisions` table: what is kept of samples.
@@ -100,6 +106,7 @@ impl TableSchema {
             "u64" => DataType::UInt64,
             "i32" => DataType::Int32,
             "f32" => DataType::Float32,
+            "f64" => DataType::Float64,
             "struct" => DataType::Struct(self.fields(&column.fields, tokens)?),
             "fixed_size_list<u16>[tokens]" => {
                 let length =

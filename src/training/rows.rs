@@ -40,7 +40,7 @@ pub enum Conditioning {
 
 /// The ids of a batch's conditions, on the device.
 #[derive(Debug)]
-pub(super) enum Ids {
+pub(crate) enum Ids {
     None,
     /// int64 `[batch]`.
     Class(Tensor),
@@ -76,7 +76,7 @@ impl Conditioning {
 
     /// The ids of a batch. Each row is shown without its condition with probability `dropout`, decided by its own random
     /// numbers; a row without a caption always is.
-    pub(super) fn ids(&self, batch: &Batch, dropout: f64, device: Device) -> Result<Ids, RowsError> {
+    pub(crate) fn ids(&self, batch: &Batch, dropout: f64, device: Device) -> Result<Ids, RowsError> {
         let withheld = |row: usize| {
             let key = batch.rows.get(row);
             key.is_some_and(|key| f64::from(key.uniform(Purpose::Dropout, 0)) < dropout)

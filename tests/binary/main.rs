@@ -6,6 +6,7 @@ mod common;
 mod demo;
 mod edit;
 mod encode;
+mod evaluate;
 mod imagenet;
 mod img2dataset;
 mod kill;
@@ -14,6 +15,8 @@ mod pipelines;
 mod prompts;
 mod retry;
 mod sample;
+#[path = "../evaluate/script.rs"]
+mod script;
 mod shapes;
 mod shrink;
 #[path = "../tables/support/mod.rs"]

@@ -4,7 +4,7 @@ use super::DemoError;
 use super::scenes::SIDE;
 use super::words::Caption;
 use crate::chain::{
-    Chain, Condition, EditOptions, EditRow, ModelDirectory, Row, RowCondition, SampleError, ScaleConfig, ScaleSettings,
+    Chain, Condition, EditOptions, EditRow, ModelDirectory, Row, RowCondition, SampleError, ScaleSettings,
     SettingsLists,
 };
 use crate::imaging::Rgb;
@@ -13,7 +13,6 @@ use crate::jobs::model::refused;
 use crate::random::RowKey;
 use crate::text::TextTokenizer;
 use crate::torch::device::DeviceInUse;
-use crate::torch::weights::Weights;
 use crate::transformer::Placement;
 use crate::vqgan::{Tokenizer, TokenizerOptions};
 use std::path::Path;
@@ -41,7 +40,6 @@ pub struct Torn {
 /// The networks of a model directory in float32.
 #[derive(Debug)]
 pub struct Artist {
-    directory: ModelDirectory,
     chain: Chain,
     tokenizer: Tokenizer,
     text: TextTokenizer,
@@ -72,17 +70,12 @@ impl Artist {
         let file = directory.text_tokenizer_file();
         let words = TextTokenizer::open(file).map_err(|error| JobError::Usage(error.to_string()))?;
         let length = usize::try_from(text.length).unwrap_or(0);
-        Ok(Artist { directory, chain, tokenizer, text: words, settings, length, seed })
+        Ok(Artist { chain, tokenizer, text: words, settings, length, seed })
     }
 
     /// The chain.
     pub fn chain(&self) -> &Chain {
         &self.chain
-    }
-
-    /// The weights of one of the chain's networks, read anew.
-    pub fn weights(&self, network: &ScaleConfig) -> Result<Weights, JobError> {
-        self.directory.load_weights(network).map_err(refused)
     }
 
     /// What turns captions into ids.

@@ -7,11 +7,12 @@ use super::reader::{Reading, Score, read};
 use super::scenes::{SIDE, Scene, Shape};
 use super::split::Split;
 use crate::chain::SettingsLists;
+use crate::evaluate::Likelihood;
 use crate::imaging::{Rgb, psnr};
 use crate::jobs::JobError;
 use crate::random::RowKey;
 use crate::torch::device::{DeviceChoice, DeviceInUse, set_threads};
-use crate::training::{Batch, Conditioning, LearningRate, Position, Trainer, TrainerSettings};
+use crate::training::{Batch, Conditioning, Position};
 use serde::Serialize;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -113,8 +114,8 @@ fn readings(pictures: &[Rgb]) -> Result<Vec<Reading>, JobError> {
     pictures.iter().map(|picture| read(picture).map_err(JobError::failed)).collect()
 }
 
-/// Bits per token that each scale adds to the bound on -log2 p(x_0 | caption): at scale 1 those of x_0 given x_1, above it
-/// the divergence of each step from its posterior. x_T is uniform, so it adds none.
+/// Bits per token that each scale adds to the bound on -log2 p(x_0 | caption). x_T of the
+/// demo's schedule is uniform, so that the bound's start adds none.
 fn bits(
     artist: &Artist,
     device: &DeviceInUse,
@@ -122,39 +123,19 @@ fn bits(
     seed: u64,
 ) -> Result<Vec<f64>, JobError> {
     let chain = artist.chain();
-    let config = chain.config();
-    let mut bits = Vec::with_capacity(config.scales() as usize);
-    for network in &config.networks {
-        let conditioning = Conditioning::new(&config.condition, Some(artist.text().clone()));
-        let conditioning = conditioning.ok_or_else(|| JobError::Failed("the chain has no text".to_owned()))?;
-        let weights = artist.weights(network)?;
-        let codes = i64::from(config.codebook_size);
-        let trainer = Trainer::new(network, chain.schedule(), codes, weights, conditioning, STILL, chain.placement());
-        let trainer = trainer.map_err(JobError::failed)?;
-        for &scale in &network.scales {
-            let mut sum = 0.0;
-            for (at, (grids, scenes)) in (0..).step_by(ROWS).zip(grids.chunks(ROWS).zip(scenes.chunks(ROWS))) {
-                let measured = trainer.measure(&batch(grids, scenes, at, seed), scale).map_err(JobError::failed)?;
-                let nats = if scale == 1 { measured.hard } else { measured.soft };
-                sum += nats * grids.len() as f64;
-            }
-            bits.push(sum / grids.len().max(1) as f64 / std::f64::consts::LN_2);
-        }
+    let conditioning = Conditioning::new(&chain.config().condition, Some(artist.text().clone()));
+    let conditioning = conditioning.ok_or_else(|| JobError::Failed("the chain has no text".to_owned()))?;
+    let likelihood = Likelihood::new(chain, &conditioning).map_err(JobError::failed)?;
+    let mut bits = vec![0.0; chain.config().scales() as usize];
+    for (at, (grids, scenes)) in (0..).step_by(ROWS).zip(grids.chunks(ROWS).zip(scenes.chunks(ROWS))) {
+        let terms = likelihood.terms(&batch(grids, scenes, at, seed)).map_err(JobError::failed)?;
+        bits.iter_mut().zip(terms).for_each(|(sum, rows)| *sum += rows.iter().sum::<f64>());
     }
+    let tokens: usize = grids.iter().map(Vec::len).sum();
+    bits.iter_mut().for_each(|bits| *bits /= tokens.max(1) as f64);
     tracing::debug!("bits by scale on {}: {bits:?}", device.line);
     Ok(bits)
 }
-
-/// Nothing is trained.
-const STILL: TrainerSettings = TrainerSettings {
-    seed: 0,
-    rate: LearningRate { warm_up_steps: 0, max_decay_steps: 1, start: 0.0, max: 0.0, min: 0.0 },
-    weight_decay: 0.0,
-    clip: None,
-    ema: 0.0,
-    condition_dropout: 0.0,
-    checkpoint_activations: false,
-};
 
 /// Test pictures from number `at` on, as a trainer takes them.
 fn batch(grids: &[Vec<u16>], scenes: &[Scene], at: u64, seed: u64) -> Batch {

@@ -2,7 +2,7 @@
 
 mod export;
 mod merge;
-mod perceptual;
+pub(super) mod perceptual;
 mod plan;
 mod settings;
 mod train;

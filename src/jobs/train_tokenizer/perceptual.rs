@@ -8,12 +8,13 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use tch::{CModule, Device, Kind, TchError, Tensor};
 
-/// Loads the distance at `path` onto the device: it, and what identifies it. Images have sides of `side` pixels.
+/// Loads the distance at `path`, which `key` of the pipeline names, onto the device: it, and what identifies it. Images have sides
+/// of `side` pixels.
 ///
 /// # Errors
 /// [`JobError::Usage`]: a file that is not there, of another layout, or a module that gives no distance.
-pub fn load(path: &str, side: u32, device: Device) -> Result<(Perceptual, String), JobError> {
-    let wrong = |detail: String| JobError::Usage(format!("train_tokenizer.lpips: {detail}"));
+pub fn load((key, path): (&str, &str), side: u32, device: Device) -> Result<(Perceptual, String), JobError> {
+    let wrong = |detail: String| JobError::Usage(format!("{key}: {detail}"));
     if path.ends_with(".safetensors") {
         let weights = WeightsFile::open(path).and_then(|mut file| file.load(&Lpips::tensors()));
         let weights = weights.map_err(|error| wrong(error.to_string()))?;
@@ -67,7 +68,7 @@ mod tests {
         let path = root.path().join("distance.pt");
         let path = path.to_str().unwrap();
         module(Path::new(path), |a, b| (a - b).square().mean_dim([1i64, 2, 3].as_slice(), true, Kind::Float));
-        let (perceptual, id) = load(path, 16, Device::Cpu).unwrap();
+        let (perceptual, id) = load(("evaluate.lpips", path), 16, Device::Cpu).unwrap();
         assert_eq!(id.len(), 64);
         let images = Tensor::zeros([3, 3, 16, 16], (Kind::Float, Device::Cpu));
         let other = (&images + 0.5).set_requires_grad(true);
@@ -78,7 +79,7 @@ mod tests {
         assert!(other.grad().defined());
 
         module(Path::new(path), |a, b| (a - b).square().mean(Kind::Float));
-        let refused = load(path, 16, Device::Cpu).unwrap_err().to_string();
+        let refused = load(("evaluate.lpips", path), 16, Device::Cpu).unwrap_err().to_string();
         assert!(refused.contains("one distance an image"), "{refused}");
     }
 }

@@ -54,7 +54,10 @@ impl TokenizerPlan {
         let section = pipeline.train_tokenizer.clone();
         let network = network_of(pipeline)?;
         let device = options.device.resolve().map_err(usage)?;
-        let perceptual = section.lpips.as_ref().map(|path| perceptual::load(path, pipeline.image.size, device.device));
+        let perceptual = section
+            .lpips
+            .as_ref()
+            .map(|path| perceptual::load(("train_tokenizer.lpips", path), pipeline.image.size, device.device));
         let (perceptual, fingerprint) = perceptual.transpose()?.unzip();
         let (reader, units) = split_of(pipeline, "dataset").await?;
         let options_of = image_options(pipeline)?;

@@ -162,6 +162,12 @@ impl Loader {
         Ok(loader)
     }
 
+    /// The same latents in batches of `rows`.
+    pub fn with_batch(mut self, rows: usize) -> Loader {
+        self.options.batch = rows.max(1);
+        self
+    }
+
     /// Rows of all latents.
     pub fn rows(&self) -> u64 {
         self.sizes.iter().sum()
