@@ -111,7 +111,11 @@ mod tests {
         pieces.next().await.unwrap();
         kept.write_all(b"more").unwrap();
         kept.flush().unwrap();
-        let rest: Vec<_> = [pieces.next().await, pieces.next().await, pieces.next().await, pieces.next().await].into();
+        // The nine others: some were read ahead of the change, which ends the reading before the last.
+        let mut rest = Vec::new();
+        for _ in 1..10 {
+            rest.push(pieces.next().await);
+        }
         assert!(rest.iter().any(|piece| piece.is_err()));
         let (_kept, open) = file(&[1; 50]);
         let mut pieces = Pieces::start(open, 0..100, 40);
