@@ -1,5 +1,6 @@
 //! The user's commands, each read top to bottom as the data flows.
 
+mod archive;
 pub mod demo;
 pub mod edit;
 pub mod encode;

@@ -6,6 +6,7 @@ use super::DemoError;
 use super::scenes::Scene;
 use super::split::Split;
 use crate::imaging;
+use crate::jobs::archive::append;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
@@ -47,14 +48,6 @@ pub(super) fn write_one(path: &Path, split: Split, seed: u64, pictures: Range<u6
     }
     archive.into_inner().and_then(|mut file| file.flush()).map_err(failed)?;
     std::fs::rename(&partial, path).map_err(failed)
-}
-
-fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(bytes.len() as u64);
-    header.set_mode(0o644);
-    header.set_mtime(0);
-    archive.append_data(&mut header, name, bytes)
 }
 
 #[cfg(test)]

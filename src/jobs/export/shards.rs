@@ -1,5 +1,6 @@
 //! WebDataset shards: `samples-000000.tar`, each of them there when it is whole.
 
+use super::super::archive::append;
 use super::{Facts, ending, file_stem};
 use crate::tables::{OutputDir, SampleRow, SamplesIdentity, TableError};
 use object_store::buffered::BufWriter;
@@ -69,14 +70,9 @@ impl Shard {
         let mut files = vec![(ending(row).to_owned(), row.image.bytes.to_vec()), ("json".to_owned(), json)];
         files.extend(row.prompt.as_ref().map(|prompt| ("txt".to_owned(), prompt.clone().into_bytes())));
         files.extend(row.label.map(|label| ("cls".to_owned(), label.to_string().into_bytes())));
-        // No times, owners or modes of this machine.
         for (ending, bytes) in files {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(0o644);
-            header.set_mtime(0);
-            let appended = self.archive.append_data(&mut header, format!("{stem}.{ending}"), &bytes[..]);
-            appended.map_err(|error| failed(&self.path, error))?;
+            append(&mut self.archive, &format!("{stem}.{ending}"), &bytes)
+                .map_err(|error| failed(&self.path, error))?;
         }
         self.rows += 1;
         let ready = std::mem::take(self.archive.get_mut());
