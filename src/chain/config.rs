@@ -99,6 +99,10 @@ impl Condition {
     }
 }
 
+/// What is wrong with a codebook size that nothing tells.
+const UNTOLD: &str = "is not given, and there is no tokenizer or model yet to tell it: \
+    give the number of codes of the tokenizer, or train first";
+
 impl ChainConfig {
     /// The chain that the sections describe, with a codebook of `codes` entries where they leave it open.
     ///
@@ -112,6 +116,7 @@ impl ChainConfig {
         let condition = Condition::from_section(condition)?;
         let codebook_size = match (chain.codebook_size, codes) {
             (0, Some(codes)) => codes,
+            (0, None) => return Err(wrong("chain.codebook_size", UNTOLD)),
             (size, _) => size,
         };
         if !(1..=1 << 16).contains(&codebook_size) {
