@@ -47,7 +47,7 @@ fn trainer(network: VqganConfig, layout: Layout) -> Trainer {
         losses: LossConfig { perceptual_weight: 0.0, ..LossConfig::starting_at(i64::MAX) },
         discriminator: None,
         commitment: Commitment { beta: 0.25, legacy: true },
-        codebook: CodebookConfig { decay: Some(0.98), restart_after: Some(100), seed: 0 },
+        codebook: CodebookConfig { begin: 0, decay: Some(0.98), restart_after: Some(100), seed: 0 },
         ema: Some(0.995),
         rates: Rates { generator: rate, discriminator: rate },
         seed: 0,

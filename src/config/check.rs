@@ -170,6 +170,10 @@ fn shares(pipeline: &Pipeline) -> Result<(), Fault> {
     let (train, tokenizer) = (&pipeline.train, &pipeline.train_tokenizer);
     one_of("train.export", &train.export, &["best", "last"])?;
     one_of("train_tokenizer.export", &tokenizer.export, &["best", "last"])?;
+    if tokenizer.quantize_after > 0 && tokenizer.restart_after.is_none() {
+        let message = "the codes are placed among the features as dead ones are: set train_tokenizer.restart_after too";
+        return Err(("train_tokenizer.quantize_after", message.to_owned()));
+    }
     if tokenizer.shrink && tokenizer.merge.is_some() {
         let message = "train_tokenizer.shrink and merge both choose the codes that are kept: leave one out";
         return Err(("train_tokenizer.merge", message.to_owned()));

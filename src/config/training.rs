@@ -139,9 +139,12 @@ pub struct TrainTokenizerSection {
     /// Layers and width of the patch discriminator.
     pub disc_layers: u32,
     pub disc_ndf: u32,
+    /// Steps before anything is quantized: encoder and decoder learn to reproduce images first, then the codes are placed among the
+    /// features of a batch. Needs `restart_after`, which places them.
+    pub quantize_after: u64,
     /// Moves the codebook by running means with this decay instead of by gradients.
     pub codebook_ema: Option<f64>,
-    /// Codes that were not used for this many steps are placed anew, at features of the batch at hand.
+    /// Codes that were not used for this many steps are placed anew, at features of the batch at hand that are far from all codes.
     pub restart_after: Option<u64>,
     /// Writes the used codes of the validation images into the exported weights as the remap.
     pub shrink: bool,
@@ -190,6 +193,7 @@ impl Default for TrainTokenizerSection {
             disc_layers: 3,
             disc_ndf: 64,
             codebook_ema: None,
+            quantize_after: 0,
             restart_after: None,
             shrink: false,
             merge: None,

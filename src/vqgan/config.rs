@@ -68,7 +68,8 @@ pub struct VqganConfig {
     pub gumbel: bool,
     /// Groups of every GroupNorm: [`NORM_GROUPS`], taming's, unless `ddconfig` has `norm_groups`, which taming does not know. Where
     /// a level has hardly more channels than groups, normalising takes from every channel what it is over the whole image: flat
-    /// colours are learned several times slower.
+    /// colours are learned several times slower. Of 0 groups a norm is its scale and shift alone: statistics over the whole image
+    /// make every token depend on all that the image shows, which a small chain cannot learn to undo.
     pub norm_groups: i64,
 }
 
@@ -357,11 +358,12 @@ impl VqganConfig {
         let levels = self.ch_mult.len();
         check("ch_mult", format!("{:?}", self.ch_mult), (1..=12).contains(&levels), "it must have 1 to 12 levels")?;
         let groups = self.norm_groups;
-        check("norm_groups", groups, (1..=MAX_SIZE).contains(&groups), format!("it must be in 1..={MAX_SIZE}"))?;
+        check("norm_groups", groups, (0..=MAX_SIZE).contains(&groups), format!("it must be in 0..={MAX_SIZE}"))?;
         for (level, &multiple) in self.ch_mult.iter().enumerate() {
             let width = (1..=MAX_SIZE).contains(&multiple).then(|| self.ch * multiple);
-            let ok = self.ch % groups == 0 && width.is_some_and(|width| width <= MAX_SIZE);
-            let problem = format!("level {level} must have a multiple of {groups} channels, at most {MAX_SIZE}");
+            let ok = self.ch % groups.max(1) == 0 && width.is_some_and(|width| width <= MAX_SIZE);
+            let problem =
+                format!("level {level} must have a multiple of {} channels, at most {MAX_SIZE}", groups.max(1));
             check("ch_mult", format!("{:?} with ch {}", self.ch_mult, self.ch), ok, problem)?;
         }
         check("double_z", self.double_z, !self.double_z, "that is a KL autoencoder, which has no tokens")?;

@@ -58,7 +58,7 @@ impl Placement {
 pub struct Loader<'a> {
     pub weights: &'a Weights,
     pub placement: Placement,
-    /// Of every GroupNorm.
+    /// Of every GroupNorm; without normalising when 0.
     pub norm_groups: i64,
 }
 
@@ -183,7 +183,7 @@ impl Conv {
     }
 }
 
-/// GroupNorm, eps 1e-6.
+/// GroupNorm, eps 1e-6; of no groups it is its scale and shift alone, so that a pixel depends on what is around it only.
 #[derive(Debug)]
 pub struct Norm {
     weight: Tensor,
@@ -212,10 +212,17 @@ impl Norm {
     }
 
     fn affine(&self, x: &Tensor) -> Result<Affine, TchError> {
+        if self.groups == 0 {
+            return Affine::uniform(x, (&self.weight, &self.bias));
+        }
         Affine::group_norm(x, self.groups, EPSILON, (&self.weight, &self.bias), Instructions::Best)
     }
 
     fn plain(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        if self.groups == 0 {
+            let channels = |row: &Tensor| row.f_view([1, -1, 1, 1]);
+            return x.f_mul(&channels(&self.weight)?)?.f_add(&channels(&self.bias)?);
+        }
         x.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), EPSILON, true)
     }
 }

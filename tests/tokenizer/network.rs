@@ -117,10 +117,12 @@ fn groups_are_tamings_unless_the_shape_has_others() {
         let options = TokenizerOptions { layout, ..TokenizerOptions::default() };
         tokenizer(config, options).decode(&[&[0, 1, 2, 3]], (2, 2)).unwrap()
     };
-    let [plain, last] = [Layout::Contiguous, Layout::ChannelsLast].map(|layout| decoded(grouped(8), layout));
-    let off = plain[0].pixels.iter().zip(&last[0].pixels).map(|(a, b)| a.abs_diff(*b)).max();
-    assert!(off <= Some(1), "libtorch's norm and the kernels' are {off:?} levels apart");
-    assert_ne!(last, decoded(grouped(32), Layout::ChannelsLast));
+    for groups in [8, 0] {
+        let [plain, last] = [Layout::Contiguous, Layout::ChannelsLast].map(|layout| decoded(grouped(groups), layout));
+        let off = plain[0].pixels.iter().zip(&last[0].pixels).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(off <= Some(1), "of {groups} groups, libtorch's norm and the kernels' are {off:?} levels apart");
+        assert_ne!(last, decoded(grouped(32), Layout::ChannelsLast), "{groups} groups");
+    }
 }
 
 #[test]
@@ -224,7 +226,7 @@ fn impossible_shapes_are_refused_with_the_key() {
         let error = config(&[(pointer, value)]).unwrap_err().to_string();
         assert!(error.contains(key), "{pointer}: {error}");
     }
-    for groups in [0, 24, i64::MAX] {
+    for groups in [-1, 24, i64::MAX] {
         let mut json = serde_json::json!(config(&[]).unwrap());
         json["ddconfig"]["norm_groups"] = groups.into();
         assert!(serde_json::from_value::<VqganConfig>(json).is_err(), "{groups}");

@@ -65,7 +65,12 @@ pub fn trainer(pipeline: &Pipeline, network: VqganConfig, device: &DeviceInUse) 
         },
         discriminator: starts.map(|_| shape),
         commitment: Commitment { beta: section.beta, legacy: section.legacy },
-        codebook: CodebookConfig { decay: section.codebook_ema, restart_after: section.restart_after, seed },
+        codebook: CodebookConfig {
+            begin: section.quantize_after,
+            decay: section.codebook_ema,
+            restart_after: section.restart_after,
+            seed,
+        },
         ema: section.ema,
         rates: Rates { generator: rate(section.lr), discriminator: rate(section.disc_lr.unwrap_or(section.lr)) },
         network,

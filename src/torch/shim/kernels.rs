@@ -204,6 +204,13 @@ impl Affine {
         Ok(Affine { scale: scale.0, shift: shift.0 })
     }
 
+    /// The same scale and shift, `[channels]` each, for every image of `x`, whatever is in it.
+    pub fn uniform(x: &Tensor, (scale, shift): (&Tensor, &Tensor)) -> Result<Affine, TchError> {
+        let (batch, channels, _, _) = x.size4()?;
+        let each = |row: &Tensor| row.f_expand([batch, channels], false)?.f_contiguous();
+        Ok(Affine { scale: each(scale)?, shift: each(shift)? })
+    }
+
     /// scale · x + shift, then x·sigmoid(x) with `swish`.
     pub fn apply(&self, x: &Tensor, swish: bool, isa: Instructions) -> Result<Tensor, TchError> {
         let (batch, channels, height, width) = x.size4()?;

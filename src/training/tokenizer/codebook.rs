@@ -1,7 +1,7 @@
 //! What moves a codebook besides gradients: running means of the features it stands for, and new places for dead entries.
 
-use crate::random::{Purpose, RowKey};
-use crate::training::loader::permutation;
+use super::places::far_rows;
+use crate::random::RowKey;
 use std::collections::BTreeMap;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -11,10 +11,12 @@ const LEAST: f64 = 1e-5;
 /// How a codebook moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CodebookConfig {
+    /// Steps in which the decoder is given the features themselves, before the codebook is placed among them.
+    pub begin: u64,
     /// Decay of the running means that the entries follow (van den Oord et al. 2017, appendix A.1); by gradients when none.
     pub decay: Option<f64>,
-    /// An entry that was not used for so many steps is placed anew, at a feature of the batch at hand; never when none. In the
-    /// first step all that it does not use are.
+    /// An entry that was not used for so many steps is placed anew, at a feature of the batch at hand that lies far from all
+    /// entries in use ([`far_rows`]); never when none. In the codebook's first step all that it does not use are.
     pub restart_after: Option<u64>,
     /// Of the places.
     pub seed: u64,
@@ -39,9 +41,15 @@ impl Codebook {
             Some(_) => Some((Tensor::f_ones([count], (Kind::Float, device))?, entries.f_detach_copy()?)),
             None => None,
         };
-        let never = -i64::try_from(config.restart_after.unwrap_or(0)).unwrap_or(i64::MAX);
+        let steps = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let never = steps(config.begin).saturating_sub(steps(config.restart_after.unwrap_or(0)));
         let last_used = Tensor::f_full([count], never, (Kind::Int64, device))?;
         Ok(Codebook { config, means, last_used })
+    }
+
+    /// Whether it counts yet in a step.
+    pub fn counts(&self, step: u64) -> bool {
+        step >= self.config.begin
     }
 
     /// Learns that the features `[N, D]` were given the entries `indices` (`[N]`), and moves `entries`. Returns the entries that
@@ -71,7 +79,7 @@ impl Codebook {
         }
     }
 
-    /// Places the dead entries at features, each at another.
+    /// Places the dead entries at features, each at another; of those for which there is none left the last wait.
     fn restart(
         &mut self,
         entries: &Tensor,
@@ -80,17 +88,18 @@ impl Codebook {
         after: u64,
     ) -> Result<Option<Tensor>, TchError> {
         let (now, after) = (i64::try_from(step).unwrap_or(i64::MAX), i64::try_from(after).unwrap_or(i64::MAX));
-        let dead = self.last_used.f_le(now.saturating_sub(after))?.f_nonzero()?.f_view(-1)?;
-        let rows = features.size2()?.0;
-        let count = dead.size1()?.min(rows);
-        if count == 0 {
+        let dead = self.last_used.f_le(now.saturating_sub(after))?;
+        let alive = entries.f_index_select(0, &dead.f_logical_not()?.f_nonzero()?.f_view(-1)?)?;
+        let dead = dead.f_nonzero()?.f_view(-1)?;
+        if dead.size1()? == 0 {
             return Ok(None);
         }
-        let dead = dead.f_narrow(0, 0, count)?;
         let key = RowKey::new(self.config.seed, "restart of codes", step, 0);
-        let order = permutation(key, Purpose::Restart, usize::try_from(rows).unwrap_or(0));
-        let chosen: Vec<i64> =
-            order.into_iter().take(usize::try_from(count).unwrap_or(0)).map(|row| row as i64).collect();
+        let chosen = far_rows(features, &alive, usize::try_from(dead.size1()?).unwrap_or(0), key)?;
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let dead = dead.f_narrow(0, 0, chosen.len() as i64)?;
         let chosen = Tensor::f_from_slice(&chosen)?.f_to_device(features.device())?;
         let places = features.f_index_select(0, &chosen)?;
         let _ = entries.shallow_clone().f_index_copy_(0, &dead, &places)?;
@@ -135,7 +144,7 @@ mod tests {
     #[test]
     fn entries_follow_the_means_of_their_features() -> Outcome {
         let entries = Tensor::from_slice(&[0.0f32, 0.0, 8.0, 8.0]).view([2, 2]);
-        let config = CodebookConfig { decay: Some(0.5), restart_after: None, seed: 0 };
+        let config = CodebookConfig { begin: 0, decay: Some(0.5), restart_after: None, seed: 0 };
         let mut codebook = Codebook::new(config, &entries)?;
         let features = Tensor::from_slice(&[2.0f32, 0.0, 4.0, 0.0, 3.0, 3.0]).view([3, 2]);
         for _ in 0..30 {
@@ -151,7 +160,7 @@ mod tests {
     #[test]
     fn dead_entries_are_placed_at_different_features() -> Outcome {
         let entries = Tensor::zeros([4, 1], (Kind::Float, Device::Cpu));
-        let config = CodebookConfig { decay: None, restart_after: Some(3), seed: 1 };
+        let config = CodebookConfig { begin: 0, decay: None, restart_after: Some(3), seed: 1 };
         let mut codebook = Codebook::new(config, &entries)?;
         let features = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0]).view([5, 1]);
         let zero = Tensor::from_slice(&[0i64; 5]);

@@ -5,6 +5,7 @@
 //! the reconstructions that the generator's step made.
 
 mod codebook;
+mod places;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ fn config(layout: Layout) -> TrainerConfig {
         losses: LossConfig { perceptual_weight: 0.0, ..LossConfig::starting_at(0) },
         discriminator: Some(DiscriminatorConfig { in_channels: 3, ndf: 8, layers: 1 }),
         commitment: Commitment { beta: 0.25, legacy: true },
-        codebook: CodebookConfig { decay: None, restart_after: None, seed: 0 },
+        codebook: CodebookConfig { begin: 0, decay: None, restart_after: None, seed: 0 },
         ema: Some(0.9),
         rates: Rates { generator: rate, discriminator: rate },
         seed: 3,
@@ -77,9 +77,27 @@ fn accumulated_gradients_are_those_of_the_whole_batch() -> Outcome {
     Ok(())
 }
 
+/// Until the codebook begins nothing of it moves and no code is told from another; then all that is not used is placed at once.
+#[test]
+fn a_codebook_can_begin_later() -> Outcome {
+    let codebook = CodebookConfig { begin: 2, decay: Some(0.9), restart_after: Some(5), seed: 5 };
+    let mut trainer = Trainer::new(TrainerConfig { codebook, ..config(Layout::Contiguous) }, None)?;
+    let entries = |trainer: &Trainer| Ok::<_, TrainerError>(trainer.weights()?["quantize.embedding.weight"].copy());
+    let before = entries(&trainer)?;
+    for _ in 0..2 {
+        let figures = trainer.step(&[pictures(2, 0.0)])?.figures;
+        assert_eq!((figures.quantizer, figures.restarted), (0.0, 0.0));
+    }
+    assert_eq!(entries(&trainer)?, before);
+    let figures = trainer.step(&[pictures(2, 0.0)])?.figures;
+    assert!(figures.quantizer > 0.0 && figures.restarted > 0.0, "{figures:?}");
+    assert_ne!(entries(&trainer)?, before);
+    Ok(())
+}
+
 #[test]
 fn a_trainer_goes_on_from_its_state() -> Outcome {
-    let codebook = CodebookConfig { decay: Some(0.9), restart_after: Some(2), seed: 5 };
+    let codebook = CodebookConfig { begin: 0, decay: Some(0.9), restart_after: Some(2), seed: 5 };
     let config = TrainerConfig { codebook, ..config(Layout::Contiguous) };
     let mut straight = Trainer::new(config.clone(), None)?;
     for step in 0..4 {

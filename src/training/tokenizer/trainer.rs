@@ -192,7 +192,11 @@ impl Trainer {
     fn pass(&self, images: &Tensor, counts: bool, share: f64) -> Result<Passed, TrainerError> {
         let features = self.network.features(images)?;
         let network::Codebook::Nearest(quantizer) = &self.network.codebook else { return Err(TrainerError::Gumbel) };
-        let Quantized { z_q, loss, indices } = quantizer.quantize(&features, self.config.commitment)?;
+        let Quantized { mut z_q, mut loss, indices } = quantizer.quantize(&features, self.config.commitment)?;
+        if !self.codebook.counts(self.step) {
+            z_q = features.shallow_clone();
+            loss = loss.f_mul_scalar(0.0)?;
+        }
         let reconstructions = self.network.decode(&z_q)?;
         let pair = Pair { images, reconstructions: &reconstructions };
         let zero = || Tensor::f_zeros([], (Kind::Float, self.config.device));
@@ -234,8 +238,9 @@ impl Trainer {
         let indices: Vec<&Tensor> = passed.iter().map(|passed| &passed.indices).collect();
         let entries = leaf(&self.parameters, CODEBOOK)?;
         let (codebook, step) = (&mut self.codebook, self.step);
-        let restarted = tch::no_grad(|| {
-            codebook.update(entries, &Tensor::f_cat(&features, 0)?, &Tensor::f_cat(&indices, 0)?, step)
+        let restarted = tch::no_grad(|| match codebook.counts(step) {
+            true => codebook.update(entries, &Tensor::f_cat(&features, 0)?, &Tensor::f_cat(&indices, 0)?, step),
+            false => Ok(None),
         })?;
         if let Some(ema) = &mut self.ema {
             ema.update(|name| self.parameters.get(name))?;
