@@ -16,12 +16,13 @@ run() {
     "$imagebart" --seed 0 "$@"
 }
 
-tokenizer_steps=${STEPS:+--set train_tokenizer.steps=$STEPS}
+# A try quantizes too, after a quarter of its steps.
+tokenizer_steps=${STEPS:+--set train_tokenizer.steps=$STEPS --set train_tokenizer.quantize_after=$((STEPS / 4))}
 steps=${STEPS:+--set train.steps=$STEPS}
 
 run demo-data --out $out/data --training "${TRAINING:-32000}" --validation "${VALIDATION:-1000}" --test 16 \
     --per-shard "${PER_SHARD:-2000}"
-# The settings are one word or none each.
+# The settings are words or nothing.
 # shellcheck disable=SC2086
 run train-tokenizer "$pipeline" $tokenizer_steps
 run encode "$pipeline"
@@ -32,4 +33,4 @@ fi
 # shellcheck disable=SC2086
 run train "$pipeline" $steps
 run half $out/model --to $out/shipped --overwrite
-run demo-eval $out/shipped --to $out/shipped-evaluation --count "${COUNT:-200}"
+run demo-eval $out/shipped --to $out/shipped-evaluation --count "${COUNT:-200}" --guidance 1.5

@@ -18,6 +18,7 @@ mod sample;
 #[path = "../evaluate/script.rs"]
 mod script;
 mod shapes;
+mod shipped;
 mod shrink;
 #[path = "../tables/support/mod.rs"]
 mod tables_support;
