@@ -98,7 +98,7 @@ fn page(report: &Report, shown: &[Shown]) -> Result<String, JobError> {
     let styles = include_str!("report.css");
     let mut page = Page::open(&Opening { title: "Evaluation", summary: &summary, notes: &report.notes, styles });
     facts(&mut page, "What was measured", &report.subject);
-    for run in &report.runs {
+    for run in report.runs.iter().filter(|run| !run.subject.is_empty()) {
         facts(&mut page, &run.name, &run.subject);
     }
     charts(&mut page, report);

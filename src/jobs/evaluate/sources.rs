@@ -18,6 +18,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// A reference set, what pins it, and what a reader must know of it.
+pub type ReferenceSet = (Reference, BTreeMap<String, String>, Vec<String>);
+
 impl Making<'_> {
     /// The images to judge, and how many rows they come from; none where their table is not there.
     pub async fn generated(&self, subject: &mut BTreeMap<String, String>) -> Result<Option<(Source, u64)>, JobError> {
@@ -48,11 +51,8 @@ impl Making<'_> {
         Ok(Some((Source::Samples(Arc::new(reader), workers), rows)))
     }
 
-    /// The reference set for the features of a network, what pins it, and what a reader must know of it.
-    pub async fn reference(
-        &self,
-        pinned: &Pinned,
-    ) -> Result<(Reference, BTreeMap<String, String>, Vec<String>), JobError> {
+    /// The reference set for the features of a network.
+    pub async fn reference(&self, pinned: &Pinned) -> Result<ReferenceSet, JobError> {
         let file = self.section.reference.as_deref().map(Path::new);
         if let Some(file) = file.filter(|file| file.extension().is_some_and(|ending| ending == "npz")) {
             return published(file, pinned);
@@ -118,7 +118,7 @@ impl Making<'_> {
 }
 
 /// A reference of others: a file of statistics, or one of images.
-fn published(file: &Path, pinned: &Pinned) -> Result<(Reference, BTreeMap<String, String>, Vec<String>), JobError> {
+fn published(file: &Path, pinned: &Pinned) -> Result<ReferenceSet, JobError> {
     let bytes = std::fs::read(file)
         .map_err(|error| JobError::Usage(format!("evaluate.reference {}: {error}", file.display())))?;
     let facts = BTreeMap::from([("reference".to_owned(), format!("npz {}", hex(&Sha256::digest(&bytes))))]);
