@@ -12,7 +12,7 @@ use imagebart::jobs::demo::evaluate::{EvaluateOptions as DemoEvaluation, evaluat
 use imagebart::jobs::demo::{self, DemoModel, DemoOptions, demo};
 use imagebart::jobs::edit::{EditPlan, edit};
 use imagebart::jobs::encode::{EncodeOptions, EncodePlan, encode};
-use imagebart::jobs::evaluate::{EvaluateOptions, EvaluatePlan};
+use imagebart::jobs::evaluate::EvaluateOptions;
 use imagebart::jobs::export::{self, ExportOptions};
 use imagebart::jobs::filter::{self, FilterOptions};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
@@ -175,7 +175,7 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             let pipeline = load_for(Needs::Evaluate, &pipeline, [], common)?;
             let options = EvaluateOptions { device: device(common)?, force };
             if common.dry_run {
-                print!("{}", EvaluatePlan::make(&pipeline, &options).await?.describe());
+                print!("{}", jobs::evaluate::describe(&pipeline, &options).await?);
                 return Ok(());
             }
             println!("{}", jobs::evaluate::evaluate(&pipeline, &options, cancel).await?);

@@ -148,7 +148,10 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
 fn evaluation(pipeline: &Pipeline) -> Result<(), Fault> {
     let section = &pipeline.evaluate;
     for metric in &section.metrics {
-        one_of("evaluate.metrics", metric, &["reconstruction", "generation", "likelihood"])?;
+        one_of("evaluate.metrics", metric, &["reconstruction", "generation", "text", "likelihood"])?;
+    }
+    if let Some(fault) = section.fault() {
+        return Err(fault);
     }
     one_of("evaluate.ssim", &section.ssim, &["gaussian", "uniform"])?;
     one_of("evaluate.network_resize", &section.network_resize, &["clean", "legacy", "none"])?;

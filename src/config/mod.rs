@@ -37,7 +37,7 @@ mod training;
 mod values;
 
 pub use choosing::ChooseSection;
-pub use evaluation::EvaluateSection;
+pub use evaluation::{EvaluateRun, EvaluateSection};
 pub use filtering::FilterSection;
 pub use load::{ConfigError, Needs};
 pub(crate) use load::{nearest, parse_toml};

@@ -42,12 +42,12 @@ fn everything(root: &Path) -> PathBuf {
     pipeline
 }
 
-fn report(folder: &Path) -> Value {
+pub fn report(folder: &Path) -> Value {
     serde_json::from_slice(&fs::read(folder.join("evaluation.json")).unwrap()).unwrap()
 }
 
 /// The value of a metric.
-fn value(report: &Value, metric: &str) -> f64 {
+pub fn value(report: &Value, metric: &str) -> f64 {
     let figures = report["figures"].as_array().unwrap();
     let figure = figures.iter().find(|figure| figure["metric"] == metric);
     figure.unwrap_or_else(|| panic!("no {metric}: {figures:?}"))["value"].as_f64().unwrap()
@@ -55,7 +55,7 @@ fn value(report: &Value, metric: &str) -> f64 {
 
 /// Runs the binary and expects exit code 2 with this in its sentence.
 #[track_caller]
-fn refused<const N: usize>(arguments: [&str; N], message: &str) {
+pub fn refused<const N: usize>(arguments: [&str; N], message: &str) {
     let output = run(arguments);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
@@ -100,6 +100,10 @@ fn everything_is_measured_and_compared() {
     let table = ParquetRecordBatchReaderBuilder::try_new(table).unwrap();
     assert_eq!(table.metadata().file_metadata().num_rows() as usize, found["figures"].as_array().unwrap().len());
     let page = fs::read_to_string(folder.join("evaluation.html")).unwrap();
+    for heading in ["Generated images nearest to the reference", "The first generated images"] {
+        assert!(page.contains(heading), "{heading}");
+    }
+    assert!(page.matches("alt=\"reference\"").count() == 2 * 6 * 3 && !page.contains("Curves over"));
     assert!(page.contains("Worst reconstructions") && page.contains("data:image/png") && !page.contains("<script"));
 
     // The same again, resized in another way.
@@ -134,6 +138,9 @@ fn references_are_kept_and_refused() {
     assert_eq!((&first, &before), (&second, &fs::read(&kept).unwrap()));
     let other = ["evaluate", file, "--force", "--set", &reference, "--set", "evaluate.network_resize=legacy"];
     refused(other, "do not go with this evaluation: network input is clean");
+    let original = fs::read(root.join("features.pt")).unwrap();
+    module(&root.join("features.pt"), 16, |images| images.flatten(2, -1).amax([2i64].as_slice(), false));
+    refused(measure, "do not go with this evaluation: network is");
 
     // Those of others: the mean and covariance of the kept ones.
     let mut tensors = WeightsFile::open(&kept).unwrap();
@@ -141,7 +148,10 @@ fn references_are_kept_and_refused() {
     let published = root.join("published.npz");
     Tensor::write_npz(&[("mu", &mean), ("sigma", &covariance)], &published).unwrap();
     let reference = format!("evaluate.reference={}", published.display());
-    succeed(["evaluate", file, "--force", "--set", &reference, "--set", only]);
+    let measure = ["evaluate", file, "--force", "--set", &reference, "--set", only];
+    refused(measure, "is of features of 6 dimensions, evaluate.network gives 3: it is of another network or layer");
+    fs::write(root.join("features.pt"), original).unwrap();
+    succeed(measure);
     let third = report(&root.join("out/evaluate"));
     assert!((value(&third, "fid") - value(&first, "fid")).abs() < 1e-9 * value(&first, "fid"));
     assert!(third["notes"].to_string().contains("taken on trust"), "{third}");
@@ -161,6 +171,11 @@ fn wrong_inputs_are_named() {
     refused(["evaluate", file, "--set", "evaluate.count=100"], "rFID of 100 rows is refused");
     module(&root.join("features.pt"), 16, |images| images.sum(Kind::Float));
     refused(["evaluate", file], "must take a batch of images and give features [batch, dims]");
+    module(&root.join("features.pt"), 16, |images| {
+        (images.flatten(2, -1).amax([2i64].as_slice(), false) - 100.0).sqrt()
+    });
+    refused(["evaluate", file, "--force"], "row 0 of the features has a value that is not finite");
+    assert!(!root.join("out/evaluate").exists());
     fs::write(root.join("features.pt"), "no module").unwrap();
     refused(["evaluate", file], "is not a TorchScript module");
     fs::write(root.join("nothing.toml"), format!("[output]\nurl = \"{}\"\n", root.join("none").display())).unwrap();

@@ -15,6 +15,7 @@ mod pipelines;
 mod prompts;
 mod retry;
 mod sample;
+mod scored;
 #[path = "../evaluate/script.rs"]
 mod script;
 mod shapes;

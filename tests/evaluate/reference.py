@@ -1,26 +1,37 @@
 """Writes reference.safetensors: small arrays, and what the Python implementations in wide use make of them.
 
-    pip install numpy scipy scikit-image prdc pillow safetensors
+    pip install numpy scipy scikit-image prdc pillow safetensors torch torchvision torchmetrics clean-fid
     python tests/evaluate/reference.py
+
+The file's metadata say which versions gave the figures.
 
 FID: the formula of Heusel et al. with scipy's matrix square root, as pytorch-fid and clean-fid have it. KID: the unbiased
 estimate of sums over the whole kernel matrices (Binkowski et al., eq. 4). Inception Score: the mean over contiguous splits, the
 population's standard deviation over them, as torch-fidelity has it. Precision, recall, density, coverage: the package prdc.
-PSNR and SSIM: scikit-image. Resizing: clean-fid's (Pillow's bicubic on float channels, clipped) and pytorch-fid's (bilinear over
+PSNR and SSIM: scikit-image. Besides, the classes of torchmetrics and the functions of clean-fid on the same features, with all
+rows in one subset and one split, since both draw theirs at random: these are of the first 64 real rows. Resizing: clean-fid's (Pillow's bicubic on float channels, clipped) and pytorch-fid's (bilinear over
 pixel centres, PyTorch's `align_corners=False`).
 """
 
+import importlib.metadata
 import json
 import pathlib
 
 import numpy as np
 import prdc
 import scipy.linalg
+import torch
+from cleanfid.fid import frechet_distance as cleanfid_frechet
+from cleanfid.fid import kernel_distance as cleanfid_kernel
 from PIL import Image
 from safetensors.numpy import save_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
 
 DIMS, REAL, FAKE, CLASSES, SPLITS, NEAREST = 16, 80, 64, 12, 4, 3
+PACKAGES = ["numpy", "scipy", "scikit-image", "prdc", "pillow", "torch", "torchmetrics", "clean-fid"]
 
 
 def frechet(x, y):
@@ -46,6 +57,39 @@ def inception(logits):
         divergence = part * (np.log(part) - np.log(part.mean(0, keepdims=True)))
         scores.append(np.exp(divergence.sum(1).mean()))
     return np.mean(scores), np.std(scores)
+
+
+class Same(torch.nn.Module):
+    """Features are what comes in."""
+
+    num_features = DIMS
+
+    def forward(self, features):
+        return features
+
+
+def torchmetrics_figures(real, fake, logits):
+    sides = [(torch.from_numpy(rows).double(), which) for rows, which in ((real, True), (fake, False))]
+    fid = FrechetInceptionDistance(feature=Same()).set_dtype(torch.float64)
+    kid = KernelInceptionDistance(feature=Same(), subsets=1, subset_size=FAKE).set_dtype(torch.float64)
+    for rows, which in sides:
+        fid.update(rows, real=which)
+        kid.update(rows[:FAKE], real=which)
+    inception = InceptionScore(feature=Same(), splits=1).set_dtype(torch.float64)
+    inception.update(torch.from_numpy(logits).double())
+    return dict(
+        torchmetrics_frechet=fid.compute(),
+        torchmetrics_kernel_distance=kid.compute()[0],
+        torchmetrics_inception=inception.compute()[0],
+    )
+
+
+def cleanfid_figures(x, y):
+    moments = [part for rows in (x, y) for part in (rows.mean(0), np.cov(rows, rowvar=False))]
+    return dict(
+        cleanfid_frechet=cleanfid_frechet(*moments),
+        cleanfid_kernel_distance=cleanfid_kernel(x[:FAKE], y, num_subsets=1, max_subset_size=FAKE),
+    )
 
 
 def picture(random, side):
@@ -97,10 +141,13 @@ def main():
         ),
         l1=np.abs(original.astype(float) - decoded).mean() / 255,
         **prdc.compute_prdc(x, y, NEAREST),
+        **torchmetrics_figures(real, fake, logits),
+        **cleanfid_figures(x, y),
     )
     settings = dict(splits=SPLITS, nearest=NEAREST)
     metadata = {name: repr(float(value)) for name, value in expected.items()}
     metadata |= {name: json.dumps(value) for name, value in settings.items()}
+    metadata["versions"] = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     arrays = dict(real=real, fake=fake, logits=logits, original=original, decoded=decoded)
     arrays |= dict(clean=clean(original, 9), legacy=legacy(original, 9))
     save_file(arrays, pathlib.Path(__file__).parent / "reference.safetensors", metadata=metadata)

@@ -24,6 +24,8 @@ pub enum Verdict {
 /// A metric of two evaluations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Compared {
+    /// The run it is of, where there are several; else empty.
+    pub run: String,
     pub group: String,
     pub metric: String,
     pub first: f64,
@@ -49,16 +51,16 @@ pub struct Comparison {
 /// [`JobError::Usage`] for files that are not there or no evaluations.
 pub fn compare(first: &Path, second: &Path) -> Result<Comparison, JobError> {
     let (a, b) = (read(first)?, read(second)?);
-    let same = |figure: &Figure, other: &Figure| figure.group == other.group && figure.metric == other.metric;
+    let same = |figure: &Figure, other: &Figure| figure.name() == other.name();
     let mut comparison = Comparison { metrics: Vec::new(), alone: Vec::new() };
     for figure in &a.figures {
         match b.figures.iter().find(|other| same(figure, other)) {
             Some(other) => comparison.metrics.push(beside(figure, other)),
-            None => comparison.alone.push(format!("{} (the first)", figure.metric)),
+            None => comparison.alone.push(format!("{} (the first)", figure.name())),
         }
     }
     let others = b.figures.iter().filter(|other| !a.figures.iter().any(|figure| same(figure, other)));
-    comparison.alone.extend(others.map(|other| format!("{} (the second)", other.metric)));
+    comparison.alone.extend(others.map(|other| format!("{} (the second)", other.name())));
     Ok(comparison)
 }
 
@@ -78,7 +80,8 @@ pub fn read(path: &Path) -> Result<Report, JobError> {
     }
 }
 
-fn beside(first: &Figure, second: &Figure) -> Compared {
+/// A metric of two evaluations, or of two runs of one.
+pub fn beside(first: &Figure, second: &Figure) -> Compared {
     let paired = first.rows_id == second.rows_id && first.rows == second.rows;
     let told = difference((first.value, &first.replicates), (second.value, &second.replicates), paired);
     let keys = first.settings.keys().chain(second.settings.keys());
@@ -97,6 +100,7 @@ fn beside(first: &Figure, second: &Figure) -> Compared {
         },
     };
     Compared {
+        run: first.run.clone(),
         group: first.group.clone(),
         metric: first.metric.clone(),
         first: first.value,
@@ -125,7 +129,8 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "| metric | first | second | difference, 95 % interval | |\n|---|---|---|---|---|")?;
         for compared in &self.metrics {
-            let Compared { group, metric, first, second, interval, paired, verdict } = compared;
+            let Compared { run, group, metric, first, second, interval, paired, verdict } = compared;
+            let run = if run.is_empty() { String::new() } else { format!("{run}: ") };
             let difference = short(second - first);
             let difference = match interval {
                 Some((low, high)) => {
@@ -135,7 +140,7 @@ impl fmt::Display for Comparison {
                 None => difference,
             };
             let (first, second) = (short(*first), short(*second));
-            write!(f, "\n| {group} {metric} | {first} | {second} | {difference} | {verdict} |")?;
+            write!(f, "\n| {run}{group} {metric} | {first} | {second} | {difference} | {verdict} |")?;
         }
         match self.alone.is_empty() {
             true => Ok(()),

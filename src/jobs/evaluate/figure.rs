@@ -30,7 +30,10 @@ impl Better {
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// `reconstruction`, `generation` or `likelihood`.
+    /// The run it is of, where there are several; else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub run: String,
+    /// `reconstruction`, `generation`, `text` or `likelihood`.
     pub group: String,
     pub metric: String,
     pub value: f64,
@@ -53,11 +56,38 @@ pub struct Figure {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub format: u32,
-    /// What was measured: tokenizer, chain, data, seed.
+    /// What was measured: tokenizer, chain, data, seed. Of several runs, what they have in common.
     pub subject: BTreeMap<String, String>,
     /// What a reader must know.
     pub notes: Vec<String>,
+    /// The runs, in the pipeline's order; none where there is but one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<Measured>,
     pub figures: Vec<Figure>,
+}
+
+/// One of several checkpoints or runs that were measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    pub name: String,
+    /// Where it stands along the curves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<f64>,
+    /// What was measured of it alone.
+    pub subject: BTreeMap<String, String>,
+}
+
+impl Report {
+    /// The run with this name, where there are several.
+    pub fn run(&self, name: &str) -> Option<&Measured> {
+        self.runs.iter().find(|run| run.name == name)
+    }
+
+    /// What a figure was measured of: the common part and its run's own.
+    pub fn subject_of(&self, figure: &Figure) -> BTreeMap<String, String> {
+        let own = self.run(&figure.run).map(|run| run.subject.clone());
+        self.subject.clone().into_iter().chain(own.into_iter().flatten()).collect()
+    }
 }
 
 /// Figures of one group under way: what they have in common.
@@ -76,6 +106,7 @@ impl Group {
     /// A figure without an interval.
     pub fn plain(&self, metric: &str, value: f64, (unit, better): (&str, Better)) -> Figure {
         Figure {
+            run: String::new(),
             group: self.name.to_owned(),
             metric: metric.to_owned(),
             value,
@@ -107,6 +138,12 @@ impl Figure {
     pub fn with(mut self, setting: &str, value: impl ToString) -> Figure {
         self.settings.insert(setting.to_owned(), value.to_string());
         self
+    }
+
+    /// Group and metric, behind the run where there are several.
+    pub fn name(&self) -> String {
+        let run = if self.run.is_empty() { String::new() } else { format!("{}: ", self.run) };
+        format!("{run}{} {}", self.group, self.metric)
     }
 
     /// Value and interval for people.

@@ -2,13 +2,16 @@
 
 use super::EvaluateOptions;
 use super::figure::Group;
-use super::generation::{self, ENOUGH, Generation};
+use super::generation::{self, ENOUGH, Generation, Pinned, Reference};
 use super::likelihood::Scoring;
+use super::pictures::Source;
 use super::reconstruction::Reconstruction;
 use super::sources::load;
+use super::texts::{Judge, Texts};
+use crate::chain::directory::{CONFIG_FILE, TOKENIZER_FILE};
 use crate::chain::{Condition, ModelDirectory};
 use crate::config::{DType, EvaluateSection, Pipeline};
-use crate::evaluate::{FeatureInput, FeatureNetwork, FeatureResize, KidSettings, Window};
+use crate::evaluate::{FeatureInput, FeatureNetwork, FeatureResize, Gaussian, KidSettings, Statistics, Window};
 use crate::jobs::encode::config_of;
 use crate::jobs::model::refused;
 use crate::jobs::train_tokenizer::perceptual;
@@ -32,7 +35,10 @@ const DECODED_ON_CUDA: u32 = 64;
 pub struct EvaluatePlan {
     pub(super) network: Option<FeatureNetwork>,
     pub(super) reconstruction: Option<(Reconstruction, Group)>,
+    /// Images that generation and text metrics are of.
+    pub(super) generated: Option<Source>,
     pub(super) generation: Option<(Generation, Group)>,
+    pub(super) text: Option<(Texts, Group)>,
     pub(super) likelihood: Option<(Scoring, Group)>,
     /// What is measured.
     pub(super) subject: BTreeMap<String, String>,
@@ -47,7 +53,7 @@ pub struct EvaluatePlan {
 pub(super) struct Making<'a> {
     pub pipeline: &'a Pipeline,
     pub section: &'a EvaluateSection,
-    device: DeviceInUse,
+    pub device: DeviceInUse,
     /// Whether `evaluate.metrics` is left out: what is not there is no mistake then.
     pub chosen: bool,
     force: bool,
@@ -72,13 +78,20 @@ impl EvaluatePlan {
         let network = making.network()?;
         let reconstruction =
             if wanted("reconstruction") { making.reconstruction(network.is_some(), &mut subject).await? } else { None };
-        let generation =
-            if wanted("generation") { making.generation(network.is_some(), &mut subject).await? } else { None };
+        let made = network.is_some() && wanted("generation") || section.scorer.is_some() && wanted("text");
+        let generated =
+            if made && !pipeline.output.url.is_empty() { making.generated(&mut subject).await? } else { None };
+        let pinned = network.as_ref().map(Pinned::of);
+        let rows = generated.as_ref().map(|(_, rows)| *rows);
+        let generation = if wanted("generation") { making.generation(pinned, rows).await? } else { None };
+        let generated = generated.map(|(source, _)| source);
+        let text = if wanted("text") { making.text(generated.as_ref()).await? } else { None };
         let likelihood = if wanted("likelihood") { making.likelihood(&mut subject).await? } else { None };
-        if reconstruction.is_none() && generation.is_none() && likelihood.is_none() {
+        if reconstruction.is_none() && generation.is_none() && text.is_none() && likelihood.is_none() {
             return Err(JobError::Usage(
                 "there is nothing to evaluate: give dataset.url and tokenizer.weights for reconstructions, evaluate.network and samples \
-                 at output.url for generation, chain.model and latents at output.url for the likelihood"
+                 at output.url for generation, evaluate.scorer and samples for their texts, chain.model and latents at output.url for \
+                 the likelihood"
                     .to_owned(),
             ));
         }
@@ -87,7 +100,19 @@ impl EvaluatePlan {
             NonZeroUsize::new(threads).ok_or_else(|| JobError::Usage("run.threads must be 1 or more".to_owned()))?;
         let limit = section.count.unwrap_or(u64::MAX);
         let device = making.device;
-        Ok(EvaluatePlan { network, reconstruction, generation, likelihood, subject, limit, threads, to, device })
+        Ok(EvaluatePlan {
+            network,
+            reconstruction,
+            generated,
+            generation,
+            text,
+            likelihood,
+            subject,
+            limit,
+            threads,
+            to,
+            device,
+        })
     }
 
     /// The text of `--dry-run`.
@@ -99,6 +124,11 @@ impl EvaluatePlan {
         }
         if self.generation.is_some() {
             parts.push("generation (FID, KID, Inception Score, precision, recall, density, coverage)".to_owned());
+        }
+        match self.text.as_ref().map(|(texts, _)| &texts.judge) {
+            Some(Judge::Shapes) => parts.push("text (the rule reader of the demo's shapes)".to_owned()),
+            Some(Judge::Module(_, name)) => parts.push(format!("text (the scorer {name})")),
+            None => {}
         }
         if let Some((scoring, _)) = &self.likelihood {
             parts.push(format!("likelihood of {} rows of latents", scoring.latents.rows()));
@@ -113,7 +143,7 @@ impl EvaluatePlan {
 }
 
 /// The report's folder.
-fn folder(pipeline: &Pipeline) -> Result<PathBuf, JobError> {
+pub(super) fn folder(pipeline: &Pipeline) -> Result<PathBuf, JobError> {
     let to = match pipeline.evaluate.to.is_empty() {
         true => format!("{}/evaluate", pipeline.output.url.trim_end_matches('/')),
         false => pipeline.evaluate.to.clone(),
@@ -132,7 +162,7 @@ pub(super) fn usage(error: impl std::error::Error) -> JobError {
 
 impl Making<'_> {
     /// A figure's group: how many resamples it has.
-    fn group(&self, name: &'static str) -> Group {
+    pub fn group(&self, name: &'static str) -> Group {
         let bootstrap = (self.section.bootstrap, self.pipeline.run.seed);
         Group { name, rows: 0, rows_id: String::new(), settings: BTreeMap::new(), bootstrap }
     }
@@ -158,7 +188,7 @@ impl Making<'_> {
     }
 
     /// What is asked for by name must be there.
-    fn missing<T>(&self, what: &str) -> Result<Option<T>, JobError> {
+    pub fn missing<T>(&self, what: &str) -> Result<Option<T>, JobError> {
         if self.chosen { Ok(None) } else { Err(JobError::Usage(what.to_owned())) }
     }
 
@@ -211,25 +241,22 @@ impl Making<'_> {
         Ok(Some((reconstruction, group)))
     }
 
+    /// `rows`: those of the generated images, where there are any.
     async fn generation(
         &self,
-        with_features: bool,
-        subject: &mut BTreeMap<String, String>,
+        pinned: Option<Pinned>,
+        rows: Option<u64>,
     ) -> Result<Option<(Generation, Group)>, JobError> {
         let (pipeline, section) = (self.pipeline, self.section);
-        if !with_features {
+        let Some(pinned) = pinned else {
             return self.missing("evaluate.metrics asks for generation: give evaluate.network, a TorchScript module");
-        }
-        let url = &pipeline.output.url;
-        if url.is_empty() {
-            return self.missing("evaluate.metrics asks for generation: give output.url, where the samples are");
-        }
-        let Some((generated, rows)) = self.generated(subject).await? else {
-            let what = if section.generated == "latents" { "latents to decode" } else { "samples" };
-            return self.missing(&format!("there are no {what} at {url}: make them first"));
         };
+        let Some(rows) = rows else { return self.nothing_generated("generation") };
         self.enough("FID", rows)?;
-        let (reference, facts) = self.reference().await?;
+        let (reference, facts, notes) = self.reference(&pinned).await?;
+        if let Reference::Known(Statistics { gaussian: Gaussian { rows: Some(rows), .. }, .. }, _) = &reference {
+            generation::enough(generation::AGAINST, *rows, self.force)?;
+        }
         let kid = KidSettings { subsets: section.kid_subsets, size: section.kid_size, seed: pipeline.run.seed };
         let settings = generation::Settings {
             batch: section.batch_size as usize,
@@ -238,7 +265,18 @@ impl Making<'_> {
             kid,
             device: self.device.device,
         };
-        Ok(Some((Generation { generated, reference, facts, settings }, self.group("generation"))))
+        Ok(Some((Generation { reference, facts, notes, settings }, self.group("generation"))))
+    }
+
+    /// There are no images for `metric`.
+    pub fn nothing_generated<T>(&self, metric: &str) -> Result<Option<T>, JobError> {
+        let (url, section) = (&self.pipeline.output.url, self.section);
+        if url.is_empty() {
+            let what = format!("evaluate.metrics asks for {metric}: give output.url, where the samples are");
+            return self.missing(&what);
+        }
+        let what = if section.generated == "latents" { "latents to decode" } else { "samples" };
+        self.missing(&format!("there are no {what} at {url}"))
     }
 
     async fn likelihood(&self, subject: &mut BTreeMap<String, String>) -> Result<Option<(Scoring, Group)>, JobError> {
@@ -250,6 +288,11 @@ impl Making<'_> {
         let Some(dir) = self.output::<Identity>().await? else {
             return self.missing(&format!("there are no latents at {url} to score: make some with `imagebart encode`"));
         };
+        // A folder of a tokenizer alone, as the demo's may be, has no chain to score with.
+        let has = |file: &str| Path::new(model).join(file).exists();
+        if has(TOKENIZER_FILE) && !has(CONFIG_FILE) {
+            return self.missing(&format!("evaluate.metrics asks for likelihood, and {model} has no chain"));
+        }
         let directory = ModelDirectory::open(model).map_err(refused)?;
         let reader = LatentsReader::open(dir).await.map_err(refusal)?;
         let (latents, config) = (reader.provenance().clone(), directory.config());
@@ -296,7 +339,7 @@ impl Making<'_> {
         let (weights, model) = (&self.pipeline.tokenizer.weights, &self.pipeline.chain.model);
         match (weights.is_empty(), model.is_empty()) {
             (false, _) => Some(PathBuf::from(weights)),
-            (true, false) => Some(Path::new(model).join("tokenizer.safetensors")),
+            (true, false) => Some(Path::new(model).join(TOKENIZER_FILE)),
             (true, true) => None,
         }
     }

@@ -2,8 +2,8 @@
 
 use super::Stop;
 use super::figure::{Better, Figure, Group};
-use super::generation::enough;
-use super::pictures::Pictures;
+use super::generation::{Pinned, enough};
+use super::pictures::Source;
 use crate::evaluate::{Collector, FeatureNetwork, Window, frechet, mean_difference, ssim};
 use crate::imaging::{Rgb, psnr};
 use crate::jobs::JobError;
@@ -13,7 +13,6 @@ use crate::vqgan::Tokenizer;
 use crate::vqgan::lpips::Perceptual;
 use crate::vqgan::tokenizer::normalise;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Pairs that a report shows of either end.
@@ -21,7 +20,7 @@ const SHOWN: usize = 8;
 
 /// What reconstructions are made with and measured by.
 pub struct Reconstruction {
-    pub pictures: Pictures,
+    pub pictures: Source,
     pub tokenizer: Tokenizer,
     /// Images the tokenizer sees at once.
     pub batch: usize,
@@ -61,7 +60,7 @@ impl Reconstruction {
     /// # Errors
     /// [`JobError::Usage`] for too few images; what reading, libtorch and the network report.
     pub fn run(
-        mut self,
+        self,
         network: Option<&FeatureNetwork>,
         (mut group, limit): (Group, u64),
         stop: &Stop,
@@ -77,8 +76,10 @@ impl Reconstruction {
             }
             None => None,
         };
-        while let Some(mut originals) = self.pictures.next_batch(self.batch)? {
+        let mut pictures = self.pictures.open();
+        while let Some(originals) = pictures.next_batch(self.batch)? {
             stop.check()?;
+            let mut originals: Vec<Rgb> = originals.into_iter().map(|picture| picture.image).collect();
             originals.truncate(usize::try_from(limit - rows.psnr.len() as u64).unwrap_or(usize::MAX));
             for originals in originals.chunks(self.batch.max(1)) {
                 let decoded = self.reconstruct(originals, rows.psnr.len() as u64, &mut usage)?;
@@ -194,15 +195,8 @@ fn rfid(
     let contributions = found.contributions(&features).map_err(JobError::failed)?;
     let estimate = crate::evaluate::Estimate { value: found.distance, contributions };
     let figure = group.figure("rfid", &estimate, ("", Better::Lower));
-    Ok(network_settings(network).into_iter().fold(figure, |figure, (name, value)| figure.with(&name, value)))
-}
-
-/// What pins the features of a network.
-pub fn network_settings(network: &FeatureNetwork) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        ("network".to_owned(), network.fingerprint().to_owned()),
-        ("network input".to_owned(), network.input().to_string()),
-    ])
+    let pinned = Pinned::of(network).settings.into_iter();
+    Ok(pinned.fold(figure, |figure, (name, value)| figure.with(&name, value)))
 }
 
 impl Extremes {

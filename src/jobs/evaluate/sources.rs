@@ -1,11 +1,12 @@
 //! What an evaluation reads: a dataset, tables, a reference set.
 
-use super::generation::Reference;
-use super::pictures::Pictures;
+use super::generation::{Pinned, Reference, refused};
+use super::pictures::Source;
 use super::plan::{Making, usage};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
 use crate::digest::hex;
+use crate::evaluate::{Published, Statistics};
 use crate::jobs::encode::{preprocess_of, preprocessing, reader_of};
 use crate::jobs::work::processors;
 use crate::jobs::{JobError, open_output, output_error, refusal};
@@ -17,9 +18,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+/// A reference set, what pins it, and what a reader must know of it.
+pub type ReferenceSet = (Reference, BTreeMap<String, String>, Vec<String>);
+
 impl Making<'_> {
     /// The images to judge, and how many rows they come from; none where their table is not there.
-    pub async fn generated(&self, subject: &mut BTreeMap<String, String>) -> Result<Option<(Pictures, u64)>, JobError> {
+    pub async fn generated(&self, subject: &mut BTreeMap<String, String>) -> Result<Option<(Source, u64)>, JobError> {
         let url = &self.pipeline.output.url;
         if self.section.generated == "latents" {
             let Some(dir) = self.output::<Identity>().await? else { return Ok(None) };
@@ -35,7 +39,7 @@ impl Making<'_> {
             }
             subject.insert("latents".to_owned(), found.sha256());
             let rows = rows_of(&reader).await?;
-            return Ok(Some((Pictures::latents(reader, tokenizer), rows)));
+            return Ok(Some((Source::Latents(Arc::new(reader), Box::new(tokenizer)), rows)));
         }
         let Some(dir) = self.output::<SamplesIdentity>().await? else { return Ok(None) };
         let reader = SamplesReader::open(dir).await.map_err(refusal)?;
@@ -44,17 +48,14 @@ impl Making<'_> {
         subject.insert("samples".to_owned(), identity.sha256());
         let workers = self.pipeline.run.decode_workers.resolve(None, processors) as usize;
         let rows = rows_of(&reader).await?;
-        Ok(Some((Pictures::samples(reader, workers), rows)))
+        Ok(Some((Source::Samples(Arc::new(reader), workers), rows)))
     }
 
-    /// The reference set, and what pins it.
-    pub async fn reference(&self) -> Result<(Reference, BTreeMap<String, String>), JobError> {
+    /// The reference set for the features of a network.
+    pub async fn reference(&self, pinned: &Pinned) -> Result<ReferenceSet, JobError> {
         let file = self.section.reference.as_deref().map(Path::new);
         if let Some(file) = file.filter(|file| file.extension().is_some_and(|ending| ending == "npz")) {
-            let bytes = std::fs::read(file)
-                .map_err(|error| JobError::Usage(format!("evaluate.reference {}: {error}", file.display())))?;
-            let facts = BTreeMap::from([("reference".to_owned(), format!("npz {}", hex(&Sha256::digest(&bytes))))]);
-            return Ok((Reference::Published(file.to_owned()), facts));
+            return published(file, pinned);
         }
         if self.pipeline.dataset.url.is_empty() || self.pipeline.dataset.format.is_empty() {
             return Err(JobError::Usage(
@@ -62,20 +63,25 @@ impl Making<'_> {
                     .to_owned(),
             ));
         }
-        let (pictures, mut facts) = self.dataset().await?;
+        let (source, mut facts) = self.dataset().await?;
         if let Some(count) = self.section.count {
             facts.insert("reference limit".to_owned(), count.to_string());
         }
-        match file {
-            None => Ok((Reference::Pictures(pictures), facts)),
-            Some(file) if file.extension().is_some_and(|ending| ending == "safetensors") => {
-                Ok((Reference::Kept { file: file.to_owned(), pictures }, facts))
+        let reference = match file {
+            None => Reference::Pictures(source, None),
+            Some(file) if file.extension().is_none_or(|ending| ending != "safetensors") => {
+                return Err(JobError::Usage(format!(
+                    "evaluate.reference {} must end in .npz (published by others) or .safetensors (kept by this program)",
+                    file.display()
+                )));
             }
-            Some(file) => Err(JobError::Usage(format!(
-                "evaluate.reference {} must end in .npz (published by others) or .safetensors (kept by this program)",
-                file.display()
-            ))),
-        }
+            Some(file) if file.exists() => {
+                let expected = facts.clone().into_iter().chain(pinned.settings.clone()).collect();
+                Reference::Known(Statistics::read(file, &expected).map_err(refused)?, Some(source))
+            }
+            Some(file) => Reference::Pictures(source, Some(file.to_owned())),
+        };
+        Ok((reference, facts, Vec::new()))
     }
 
     /// The output's directory, where it has files of this table.
@@ -91,7 +97,7 @@ impl Making<'_> {
     }
 
     /// The dataset's prepared images, and what pins them.
-    pub async fn dataset(&self) -> Result<(Pictures, BTreeMap<String, String>), JobError> {
+    pub async fn dataset(&self) -> Result<(Source, BTreeMap<String, String>), JobError> {
         let pipeline = self.pipeline;
         let reader = reader_of(pipeline).await?;
         let units: Vec<Arc<Unit>> = reader.units().await.map_err(usage)?.into_iter().map(Arc::new).collect();
@@ -107,8 +113,33 @@ impl Making<'_> {
         };
         let facts = dataset_facts(pipeline, &units)?;
         let images = Images::new(reader, units, preprocess_of(pipeline)?, options).map_err(usage)?.centred();
-        Ok((Pictures::Dataset(Box::new(images.once()), pipeline.image.size), facts))
+        Ok((Source::Dataset(images, pipeline.image.size), facts))
     }
+}
+
+/// A reference of others: a file of statistics, or one of images.
+fn published(file: &Path, pinned: &Pinned) -> Result<ReferenceSet, JobError> {
+    let bytes = std::fs::read(file)
+        .map_err(|error| JobError::Usage(format!("evaluate.reference {}: {error}", file.display())))?;
+    let facts = BTreeMap::from([("reference".to_owned(), format!("npz {}", hex(&Sha256::digest(&bytes))))]);
+    let gaussian = match Published::read(file).map_err(refused)? {
+        Published::Images(images) => return Ok((Reference::Pictures(Source::Array(images), None), facts, Vec::new())),
+        Published::Statistics(gaussian) => gaussian,
+    };
+    if gaussian.dims() != pinned.dims {
+        return Err(JobError::Usage(format!(
+            "evaluate.reference {} is of features of {} dimensions, evaluate.network gives {}: it is of another network or layer",
+            file.display(),
+            gaussian.dims(),
+            pinned.dims
+        )));
+    }
+    let note = format!(
+        "{} does not say of which network and preprocessing it is: that they are those of this evaluation is taken on trust.",
+        file.display()
+    );
+    let statistics = Statistics { gaussian, features: None, logits: None };
+    Ok((Reference::Known(statistics, None), facts, vec![note]))
 }
 
 /// Rows of a table, as its files' footers tell.

@@ -7,7 +7,7 @@ mod draws;
 mod estimate;
 mod plan;
 mod requests;
-mod scorer;
+pub(super) mod scorer;
 mod stages;
 mod subjects;
 mod survey;

@@ -40,6 +40,8 @@ pub enum Scorer {
 /// A TorchScript module that is not loaded yet.
 #[derive(Clone, Debug)]
 pub struct ModuleFile {
+    /// The key of the pipeline that names it.
+    key: &'static str,
     path: String,
     /// Hex SHA-256 of the file.
     fingerprint: String,
@@ -87,14 +89,7 @@ impl Scorer {
         match self {
             Scorer::Likelihood => "likelihood".to_owned(),
             Scorer::Shapes => "shapes".to_owned(),
-            Scorer::Module(file) => {
-                match file.texts.as_ref().and_then(|texts| Some((texts, texts.tokenizer.as_ref()?))) {
-                    Some((texts, tokenizer)) => {
-                        format!("sha256:{} of {} ids of {}", file.fingerprint, texts.length, tokenizer.fingerprint())
-                    }
-                    None => format!("sha256:{}", file.fingerprint),
-                }
-            }
+            Scorer::Module(file) => file.name(),
         }
     }
 }
@@ -130,7 +125,33 @@ impl ModuleFile {
                 "choose.scorer = \"{path}\" is neither \"likelihood\" nor \"shapes\", and no file that can be read: {error}"
             ))
         })?;
-        Ok(ModuleFile { path: path.to_owned(), fingerprint, texts })
+        Ok(ModuleFile { key: "choose.scorer", path: path.to_owned(), fingerprint, texts })
+    }
+
+    /// A module that compares images with texts, of which it sees `length` ids of a tokenizer. `key` names it in messages.
+    ///
+    /// # Errors
+    /// [`JobError::Usage`]: a file that cannot be read.
+    pub fn of_texts(
+        (key, path): (&'static str, &str),
+        tokenizer: TextTokenizer,
+        length: usize,
+    ) -> Result<ModuleFile, JobError> {
+        let fingerprint = fingerprint(path).map_err(|error| {
+            JobError::Usage(format!("{key} = \"{path}\" is not \"shapes\", and no file that can be read: {error}"))
+        })?;
+        let texts = Some(Texts { tokenizer: Some(Arc::new(tokenizer)), length });
+        Ok(ModuleFile { key, path: path.to_owned(), fingerprint, texts })
+    }
+
+    /// What pins it: its bytes, and its tokenizer with the number of its ids.
+    pub fn name(&self) -> String {
+        match self.texts.as_ref().and_then(|texts| Some((texts, texts.tokenizer.as_ref()?))) {
+            Some((texts, tokenizer)) => {
+                format!("sha256:{} of {} ids of {}", self.fingerprint, texts.length, tokenizer.fingerprint())
+            }
+            None => format!("sha256:{}", self.fingerprint),
+        }
     }
 
     /// Loads it onto `device`, and calls it once to see that it keeps to the contract.
@@ -144,7 +165,7 @@ impl ModuleFile {
         (height, width): (u32, u32),
         batch: usize,
     ) -> Result<Module, JobError> {
-        let wrong = |what: String| JobError::Usage(format!("choose.scorer = {}: {what}", self.path));
+        let wrong = |what: String| JobError::Usage(format!("{} = {}: {what}", self.key, self.path));
         let loaded = CModule::load_on_device(&self.path, device).and_then(|mut module| {
             module.f_set_eval()?;
             Ok(module)
@@ -209,6 +230,25 @@ impl Module {
                 };
                 scores.push(row.get(place).map(|score| *score as f32));
             }
+        }
+        Ok(scores)
+    }
+
+    /// How well images fit these texts, by the module's own tokenizer.
+    ///
+    /// # Errors
+    /// What the module refuses; a module without a tokenizer.
+    pub fn score_texts(&self, images: &[&Rgb], texts: &[&str]) -> Result<Vec<f64>, BoxError> {
+        let own = self.texts.as_ref().and_then(|own| Some((own.tokenizer.as_ref()?, own.length)));
+        let (tokenizer, length) = own.ok_or("the module has no text tokenizer")?;
+        let mut scores = Vec::with_capacity(images.len());
+        for (images, texts) in images.chunks(self.batch).zip(texts.chunks(self.batch)) {
+            let mut ids = Vec::with_capacity(texts.len() * length);
+            for text in texts {
+                ids.extend(tokenizer.encode(text, length)?.ids.into_iter().map(i64::from));
+            }
+            let given = self.call(images, Some(ids))?.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?;
+            scores.extend(Vec::<f64>::try_from(given.f_flatten(0, -1)?)?);
         }
         Ok(scores)
     }
