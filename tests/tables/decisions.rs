@@ -176,6 +176,9 @@ async fn unfinished_runs_and_other_tokenizers_are_refused() -> Outcome {
     Ok(())
 }
 
+/// What may be wrong with decisions.
+type Change = Box<dyn Fn(&mut Decisions)>;
+
 #[tokio::test]
 async fn decisions_are_verified_against_their_samples() -> Outcome {
     let (folder, dir, _) = output().await;
@@ -188,7 +191,7 @@ async fn decisions_are_verified_against_their_samples() -> Outcome {
 
     let decisions = Decisions::read(&dir).await?.ok_or("no decisions")?;
     let row = decisions.rows[0].clone();
-    let changes: [(&str, Box<dyn Fn(&mut Decisions)>); 5] = [
+    let changes: [(&str, Change); 5] = [
         ("not those of the unit rows@000000000-000000008", Box::new(|decisions| decisions.rows.swap(1, 2))),
         ("not those of the unit rows@000000008-000000012", Box::new(|decisions| drop(decisions.rows.pop()))),
         ("1 rows more than there are samples", Box::new(move |decisions| decisions.rows.push(row.clone()))),
