@@ -204,7 +204,11 @@ impl FolderRows {
         while self.ahead.front().is_some_and(|ahead| ahead.row < row) {
             self.pop();
         }
-        self.next = self.next.max(row);
+        // Elsewhere, or once more after it could not be read.
+        if self.ahead.front().is_none_or(|ahead| ahead.row != row) {
+            self.ahead.clear();
+            (self.bytes, self.next) = (0, row);
+        }
         self.fill()?;
         let folders = self.folders.clone();
         let (Some(Ahead { image, mask, .. }), Some(source)) = (self.pop(), folders.image(row)) else {

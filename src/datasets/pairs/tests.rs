@@ -68,6 +68,11 @@ async fn files_of_one_name_are_pairs() {
     assert!(fault.contains("1 of the 4 images") && fault.ends_with(": deep/a.jpg"), "{fault}");
     std::fs::write(images.join("a.png"), "twice").unwrap();
     assert!(find(None).await.err().unwrap().to_string().contains("a.png and deep/a.jpg have one name"));
+    // What cannot be read is not taken for what comes next.
+    std::fs::remove_file(images.join("c.jpg")).unwrap();
+    let mut rows = bare.start();
+    assert!(rows.get(0).await.is_ok() && rows.get(1).await.is_err() && rows.get(1).await.is_err());
+    assert_eq!(rows.get(2).await.unwrap().unwrap().image, bytes("1"));
 }
 
 /// A table of `rows` rows in groups of ten, as bytes and structs of bytes, but for an image and a mask that are null.
