@@ -258,10 +258,7 @@ fn a_run_of_another_device_is_drawn_again_by_force() {
     let again = |more: &[&str]| imagebart().args(key).args(more).output().unwrap();
     let refused = again(&[]);
     let text = stderr(&refused);
-    assert!(
-        refused.status.code() == Some(2) && text.contains("cuda-sm_90"),
-        "{text}"
-    );
+    assert!(refused.status.code() == Some(2) && text.contains("cuda-sm_90"), "{text}");
     assert!(text.contains("--force draws on another class of device") && !to.exists(), "{text}");
     let forced = again(&["--force"]);
     assert!(forced.status.success(), "{}", stderr(&forced));

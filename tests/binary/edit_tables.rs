@@ -184,9 +184,14 @@ fn rows_have_counts_seeds_classes_and_settings_of_their_own() {
     table.write(shared);
     table.refused(&[&named], "the seed 6 is that of an image of row 2, too");
     let mut unknown = columns();
-    unknown[1].0 = "masc";
+    unknown[6].0 = "temprature";
     table.write(unknown);
-    table.refused(&[&named], "pairs.parquet: unknown column `masc`: did you mean `mask`?");
+    table.refused(&[&named], "pairs.parquet: unknown column `temprature`: did you mean `temperature`?");
+    let mut masked = columns();
+    masked[1].0 = "masc";
+    table.write(masked);
+    table.refused(&[&named], "pairs.parquet: it has no column `mask` among image, masc, key");
+    table.refused(&[&named], "is it `masc`?");
     let mut maskless = columns();
     maskless.remove(1);
     table.write(maskless);
