@@ -224,20 +224,25 @@ pub enum Command {
         force: bool,
     },
 
-    /// Draw the masked parts of images anew.
+    /// Draw parts of images anew: what a mask says, a half (edit.mode), or margins around them.
     ///
-    /// Each image has a mask of its name and size, white where the image is to stay (edit.white says otherwise).
+    /// Each image has a mask of its name and size, white where the image is to stay (edit.white says otherwise). Work is committed
+    /// unit by unit. Run the same command again after an interruption: only what is missing is done.
     Edit {
         #[command(flatten)]
         pipeline: PipelineArgs,
 
-        /// A folder of images: a local path or a URL (overrides edit.images).
+        /// A folder of images, or a .parquet with the columns image and mask: a local path or a URL (overrides edit.images).
         #[arg(long)]
         images: Option<String>,
 
         /// A folder of masks (overrides edit.masks).
         #[arg(long)]
         masks: Option<String>,
+
+        /// How many images to draw over each, unless its row says (overrides edit.count).
+        #[arg(long)]
+        count: Option<u64>,
 
         /// Delete the samples that are there, and start anew.
         #[arg(long)]

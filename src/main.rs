@@ -154,9 +154,10 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             }
             sample(&pipeline, &options, display, cancel).await.map(drop)
         }
-        Command::Edit { pipeline, images, masks, overwrite } => {
+        Command::Edit { pipeline, images, masks, count, overwrite } => {
             let text = |key: &str, value: Option<String>| value.map(|value| format!("edit.{key}={}", quoted(value)));
-            let given = [text("images", images), text("masks", masks)];
+            let count = count.map(|count| format!("edit.count={count}"));
+            let given = [text("images", images), text("masks", masks), count];
             let pipeline = load_for(Needs::Edit, &pipeline, given, common)?;
             let options = SampleOptions { device: device(common)?, rank: rank(common)?, overwrite };
             if common.dry_run {

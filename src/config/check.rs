@@ -2,7 +2,7 @@
 
 use super::load::Needs;
 use super::{FilterSection, Pipeline, load::nearest};
-use crate::datasets::Format;
+use crate::datasets::{Format, Pairs};
 
 /// The key at fault, and what to do about it.
 type Fault = (&'static str, String);
@@ -22,8 +22,9 @@ fn required(pipeline: &Pipeline, needs: Needs) -> Result<(), Fault> {
         ("chain.model", chain.model.is_empty(), "the model directory, as `imagebart import` or `train` writes it");
     let countless = sample.count.is_none() && sample.prompts.is_none();
     let count = ("sample.count", countless, "how many images to draw, or give --count or --prompts");
-    let images = ("edit.images", edit.images.is_empty(), "the folder of the images to edit, or give --images");
-    let masks = ("edit.masks", edit.masks.is_empty(), "the folder of their masks, or give --masks");
+    let images = ("edit.images", edit.images.is_empty(), "the images to edit, a folder or a table, or give --images");
+    let unmasked = edit.masks.is_empty() && edit.is_masked() && !Pairs::is_table(&edit.images);
+    let masks = ("edit.masks", unmasked, "the folder of their masks, or give --masks");
     let to = ("shrink.to", shrink.to.is_empty(), "where the remapped latents go: a local path or a URL");
     let trained = (weights.0, weights.1, "the .safetensors file that is written at the end");
     let nowhere = output.url.is_empty() && pipeline.train_tokenizer.to.is_empty();
@@ -131,6 +132,10 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     }
     one_of("edit.compat", &pipeline.edit.compat, &["default", "authors"])?;
     one_of("edit.white", &pipeline.edit.white, &["keep", "edit"])?;
+    one_of("edit.mode", &pipeline.edit.mode, &["inpaint", "outpaint", "upper-half", "lower-half"])?;
+    if let Some(fault) = pipeline.edit.fault() {
+        return Err(fault);
+    }
     evaluation(pipeline)?;
     shares(pipeline)?;
     filter(&pipeline.filter)?;

@@ -2,6 +2,7 @@
 
 use super::sections::DType;
 use super::values::{Auto, LabelChoice, PerScale};
+use crate::datasets::Pairs;
 use serde::{Deserialize, Serialize};
 
 /// `[sample]`: how tokens are drawn, and how many images.
@@ -85,17 +86,33 @@ impl Default for SampleSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EditSection {
-    /// A folder of images: a local path or a URL.
+    /// A folder of images, or a Parquet table of images and masks: a local path or a URL.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub images: String,
-    /// A folder of masks, each named as its image but for the ending.
+    /// A folder of masks, each named as its image but for the ending; none with a table, which has them, and where the mode needs
+    /// none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub masks: String,
+    /// What is drawn anew: `inpaint`, what the mask says; `upper-half`, `lower-half`; `outpaint`, margins around the image.
+    pub mode: String,
+    /// Pixels by which the canvas is larger than the image: left, top, right, bottom.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub margins: [u32; 4],
+    /// Images to draw of each that is edited, unless its row says; 1 when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// What white pixels of a mask say: `keep`, as the authors' masks do, or `edit`.
     pub white: String,
     /// The class to edit towards, where the chain has classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<u32>,
+    /// The text to edit towards, where the chain is conditioned on text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Whether the pixels that stay are the image's own. If not, they are what the tokenizer makes of them.
+    pub blend: bool,
+    /// Over how many pixels they fade into what was drawn.
+    pub feather: u16,
     /// How often each scale is run: a number, or a list from scale 1 up. Left out: as the authors do.
     #[serde(skip_serializing_if = "PerScale::is_empty")]
     pub repeats: PerScale<u32>,
@@ -106,13 +123,55 @@ pub struct EditSection {
     pub compat: String,
 }
 
+impl EditSection {
+    /// Whether masks say what is drawn anew.
+    pub fn is_masked(&self) -> bool {
+        self.mode == "inpaint"
+    }
+
+    /// What is wrong with it: the key, and what to do about it.
+    pub(super) fn fault(&self) -> Option<(&'static str, String)> {
+        let table = Pairs::is_table(&self.images);
+        match () {
+            () if self.count == Some(0) => Some(("edit.count", "edit.count must be 1 or more".to_owned())),
+            () if !self.masks.is_empty() && table => {
+                let message =
+                    "edit.masks is given, but edit.images is a table, whose column `mask` has them: leave it out";
+                Some(("edit.masks", message.to_owned()))
+            }
+            () if !self.masks.is_empty() && !self.is_masked() => Some((
+                "edit.masks",
+                format!("edit.masks is given, but edit.mode = \"{}\" takes no masks: leave one out", self.mode),
+            )),
+            () if (self.mode == "outpaint") == is_zero(&self.margins) => Some((
+                "edit.margins",
+                "edit.margins = [left, top, right, bottom] and edit.mode = \"outpaint\" need each other".to_owned(),
+            )),
+            () if self.feather > 0 && !self.blend => {
+                Some(("edit.feather", "edit.feather needs edit.blend = true: without it there is no seam".to_owned()))
+            }
+            () => None,
+        }
+    }
+}
+
+fn is_zero(margins: &[u32; 4]) -> bool {
+    *margins == [0; 4]
+}
+
 impl Default for EditSection {
     fn default() -> Self {
         EditSection {
             images: String::new(),
             masks: String::new(),
+            mode: "inpaint".to_owned(),
+            margins: [0; 4],
+            count: None,
             white: "keep".to_owned(),
             label: None,
+            prompt: None,
+            blend: true,
+            feather: 0,
             repeats: PerScale::default(),
             start: None,
             compat: "default".to_owned(),

@@ -11,15 +11,17 @@ use super::recent::Recent;
 use super::store::Location;
 use super::{DatasetError, Output, Reader, Sample, Source, Unit};
 use crate::reject::Reason;
+use arrow::datatypes::Schema;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 
 const FILES: Wanted = Wanted { what: "Parquet files", extensions: &[".parquet"] };
 /// About how many bytes of a row group are decoded at a time, and at most how many rows.
@@ -64,22 +66,68 @@ pub struct ParquetImages {
     shards: OnceCell<Shards>,
     table: Table,
     options: DatasetOptions,
-    footers: Recent<Result<File, Problem>>,
+    footers: Recent<Result<Arc<File>, Problem>>,
 }
 
 /// What is known of a file.
-struct File {
-    object: Object,
+pub(super) struct File {
+    pub(super) object: Object,
     metadata: ArrowReaderMetadata,
     columns: Columns,
     /// The rows of each row group.
-    groups: Vec<Range<u64>>,
+    pub(super) groups: Vec<Range<u64>>,
 }
 
 impl File {
-    /// The row groups that start within `rows`, with theirs.
+    /// Reads the footer of a file; its columns are what `find` makes of it.
+    pub(super) async fn load(
+        object: Object,
+        find: impl FnOnce(&Schema, &ParquetMetaData) -> Result<Columns, DatasetError>,
+    ) -> Result<Result<File, Problem>, DatasetError> {
+        let metadata = match footer(&object).await? {
+            Ok(metadata) => Arc::new(metadata),
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let damaged = |what: String| Ok(Err((Reason::CorruptContainer, format!("its footer is damaged ({what})"))));
+        let Some(groups) = row_groups(metadata.row_groups().iter().map(|group| group.num_rows())) else {
+            return damaged("its row groups have impossible numbers of rows".to_owned());
+        };
+        // The types of the file's own schema suffice; the Arrow schema inside is one more thing that may be damaged.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            let plain = ArrowReaderMetadata::try_new(metadata, options)?;
+            let views = ArrowReaderOptions::new().with_schema(with_views(plain.schema()));
+            ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), views)
+        }));
+        let metadata = match made {
+            Ok(Ok(metadata)) => metadata,
+            Ok(Err(error)) => return damaged(error.to_string()),
+            Err(_) => return damaged("its schema".to_owned()),
+        };
+        let columns = find(metadata.schema(), metadata.metadata())?;
+        Ok(Ok(File { object, metadata, columns, groups }))
+    }
+
+    /// The row groups that have some of the `rows`, with theirs.
     fn wanted(&self, rows: &Range<u64>) -> impl Iterator<Item = (usize, &Range<u64>)> {
-        self.groups.iter().enumerate().filter(|(_, group)| !group.is_empty() && rows.contains(&group.start))
+        let wanted = |group: &Range<u64>| group.start.max(rows.start) < group.end.min(rows.end);
+        self.groups.iter().enumerate().filter(move |(_, group)| wanted(group))
+    }
+
+    /// Reads `rows` on a thread, and hands over what it finds. A page may have `page_limit` bytes. Must be called inside a tokio
+    /// runtime.
+    pub(super) fn read(
+        self: Arc<File>,
+        rows: Range<u64>,
+        page_limit: u64,
+        options: DatasetOptions,
+    ) -> (JoinHandle<Result<(), DatasetError>>, async_channel::Receiver<Found>) {
+        let (sender, receiver) = async_channel::bounded(1);
+        let thread = tokio::task::spawn_blocking(move || {
+            let remote = Remote::new(self.object.clone(), self.places(&rows), page_limit, sender.clone());
+            read_groups(&self, remote, &rows, &options, &sender)
+        });
+        (thread, receiver)
     }
 
     /// The columns that are read.
@@ -91,10 +139,20 @@ impl File {
 
     /// Where the columns of these rows lie, as the footer tells.
     fn places(&self, rows: &Range<u64>) -> Vec<Range<u64>> {
-        let mask = self.mask();
         let groups = self.wanted(rows).map(|(group, _)| self.metadata.metadata().row_group(group));
-        let columns = groups.flat_map(|group| group.columns().iter().enumerate());
-        columns.filter(|(leaf, _)| mask.leaf_included(*leaf)).filter_map(|(_, column)| place(column)).collect()
+        groups.flat_map(|group| self.read_columns(group)).filter_map(place).collect()
+    }
+
+    /// Of a row group the columns that are read.
+    pub(super) fn read_columns<'a>(&self, group: &'a RowGroupMetaData) -> Vec<&'a ColumnChunkMetaData> {
+        let mask = self.mask();
+        let columns = group.columns().iter().enumerate();
+        columns.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, column)| column).collect()
+    }
+
+    /// What the footer says of each row group.
+    pub(super) fn row_groups(&self) -> &[RowGroupMetaData] {
+        self.metadata.metadata().row_groups()
     }
 }
 
@@ -131,36 +189,18 @@ impl ParquetImages {
         Ok(self.file(file).await?.as_ref().as_ref().map_or(Vec::new(), |file| file.columns.classes.clone()))
     }
 
-    async fn file(&self, source: &Source) -> Result<Arc<Result<File, Problem>>, DatasetError> {
+    async fn file(&self, source: &Source) -> Result<Arc<Result<Arc<File>, Problem>>, DatasetError> {
         let load = async { self.load(source).await };
         self.footers.get(source, load).await
     }
 
-    async fn load(&self, source: &Source) -> Result<Result<File, Problem>, DatasetError> {
+    async fn load(&self, source: &Source) -> Result<Result<Arc<File>, Problem>, DatasetError> {
         let object = self.files.open(source, &self.options.read_ahead).await?;
-        let metadata = match footer(&object).await? {
-            Ok(metadata) => Arc::new(metadata),
-            Err(problem) => return Ok(Err(problem)),
+        let find = |schema: &Schema, metadata: &ParquetMetaData| {
+            Columns::find(self.table, schema, metadata, &self.options)
+                .map_err(|what| DatasetError::Config(format!("{} cannot be read: {what}", source.path)))
         };
-        let damaged = |what: String| Ok(Err((Reason::CorruptContainer, format!("its footer is damaged ({what})"))));
-        let Some(groups) = row_groups(metadata.row_groups().iter().map(|group| group.num_rows())) else {
-            return damaged("its row groups have impossible numbers of rows".to_owned());
-        };
-        // The types of the file's own schema suffice; the Arrow schema inside is one more thing that may be damaged.
-        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let made = catch_unwind(AssertUnwindSafe(|| {
-            let plain = ArrowReaderMetadata::try_new(metadata, options)?;
-            let views = ArrowReaderOptions::new().with_schema(with_views(plain.schema()));
-            ArrowReaderMetadata::try_new(Arc::clone(plain.metadata()), views)
-        }));
-        let metadata = match made {
-            Ok(Ok(metadata)) => metadata,
-            Ok(Err(error)) => return damaged(error.to_string()),
-            Err(_) => return damaged("its schema".to_owned()),
-        };
-        let columns = Columns::find(self.table, metadata.schema(), metadata.metadata(), &self.options)
-            .map_err(|what| DatasetError::Config(format!("{} cannot be read: {what}", source.path)))?;
-        Ok(Ok(File { object, metadata, columns, groups }))
+        Ok(File::load(object, find).await?.map(Arc::new))
     }
 
     async fn list_units(&self) -> Result<Vec<Unit>, DatasetError> {
@@ -190,23 +230,15 @@ impl ParquetImages {
     async fn read_unit(&self, unit: &Unit, out: &Output) -> Result<(), DatasetError> {
         let not_ours = || DatasetError::Config(format!("{} is no unit of {}", unit.name, self.files.location().url));
         let [source] = &unit.sources[..] else { return Err(not_ours()) };
-        let file = self.file(source).await?;
-        if let Err((reason, message)) = file.as_ref() {
-            tracing::warn!(file = source.path, message, "a broken Parquet file");
-            return out.reject(unit, &source.path, "", 0, *reason, message).await;
-        }
-        let rows = unit.range.clone().unwrap_or(0..u64::MAX);
-        let (sender, receiver) = async_channel::bounded(1);
-        let options = self.options.clone();
-
-        let pages = self.options.max_bytes.saturating_mul(PAGE_IMAGES);
-        let thread = tokio::task::spawn_blocking(move || match file.as_ref() {
-            Ok(file) => {
-                let remote = Remote::new(file.object.clone(), file.places(&rows), pages, sender.clone());
-                read_groups(file, remote, &rows, &options, &sender)
+        let file = match self.file(source).await?.as_ref() {
+            Ok(file) => file.clone(),
+            Err((reason, message)) => {
+                tracing::warn!(file = source.path, message, "a broken Parquet file");
+                return out.reject(unit, &source.path, "", 0, *reason, message).await;
             }
-            Err(_) => Ok(()),
-        });
+        };
+        let rows = unit.range.clone().unwrap_or(0..u64::MAX);
+        let (thread, receiver) = file.read(rows, page_limit(&self.options), self.options.clone());
         let sent = send(unit, &source.path, receiver, out).await;
         match thread.await {
             // The thread ends when nobody listens: then `sent` says why nobody does.
@@ -230,6 +262,11 @@ impl Reader for ParquetImages {
     fn read<'a>(&'a self, unit: &'a Unit, out: &'a Output) -> BoxFuture<'a, Result<(), DatasetError>> {
         Box::pin(out.while_wanted(self.read_unit(unit, out)))
     }
+}
+
+/// The most bytes of a page.
+pub(super) fn page_limit(options: &DatasetOptions) -> u64 {
+    options.max_bytes.saturating_mul(PAGE_IMAGES)
 }
 
 /// Where the rows of each group are among those of the file.
@@ -256,16 +293,16 @@ fn blocks(groups: &[Range<u64>], rows: u64) -> Vec<Range<u64>> {
 }
 
 /// What the reading thread finds.
-enum Found {
+pub(super) enum Found {
     /// Rows, and the number of the first in its file.
     Rows(u64, Vec<Row>),
-    /// The rest of a row group cannot be read.
-    Lost(String),
+    /// The rest of a row group cannot be read: which rows, and why.
+    Lost(Range<u64>, String),
 }
 
 type Listener = async_channel::Sender<Found>;
 
-/// Reads the row groups that start within `rows`.
+/// Reads the row groups that have some of the `rows`, from the first of these on.
 fn read_groups(
     file: &File,
     remote: Remote,
@@ -274,9 +311,10 @@ fn read_groups(
     listener: &Listener,
 ) -> Result<(), DatasetError> {
     for (group, place) in file.wanted(rows) {
-        let mut next = place.start;
+        let mut next = place.start.max(rows.start);
         // Other people's code on a stranger's bytes: should it panic, one row group is lost.
-        let read = catch_unwind(AssertUnwindSafe(|| read_group(file, &remote, group, &mut next, options, listener)));
+        let read =
+            catch_unwind(AssertUnwindSafe(|| read_group(file, &remote, (group, place), &mut next, options, listener)));
         let lost = match read {
             Ok(Ok(())) if next == place.end => continue,
             Ok(Ok(())) => "it has fewer rows than the footer says".to_owned(),
@@ -288,7 +326,7 @@ fn read_groups(
             return Err(failure);
         }
         let message = format!("rows {next} to {} of row group {group} are lost: {lost}", place.end);
-        listener.send_blocking(Found::Lost(message)).map_err(|_| DatasetError::Cancelled)?;
+        listener.send_blocking(Found::Lost(next..place.end, message)).map_err(|_| DatasetError::Cancelled)?;
     }
     Ok(())
 }
@@ -308,7 +346,7 @@ impl<E: std::error::Error> From<E> for ReadError {
 fn read_group(
     file: &File,
     remote: &Remote,
-    group: usize,
+    (group, group_rows): (usize, &Range<u64>),
     next: &mut u64,
     options: &DatasetOptions,
     listener: &Listener,
@@ -326,8 +364,12 @@ fn read_group(
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(remote, file.metadata.clone())
         .with_row_groups(vec![group])
         .with_projection(file.mask())
-        .with_batch_size(batch as usize)
-        .build()?;
+        .with_batch_size(batch as usize);
+    let reader = match next.saturating_sub(group_rows.start) {
+        0 => reader,
+        passed_over => reader.with_offset(usize::try_from(passed_over).unwrap_or(usize::MAX)),
+    };
+    let reader = reader.build()?;
     let mut pages = Pages::new(&file.object);
     for batch in reader {
         let batch = batch?;
@@ -350,7 +392,7 @@ async fn send(
     while let Ok(found) = found.recv().await {
         let (first, rows) = match found {
             Found::Rows(first, rows) => (first, rows),
-            Found::Lost(message) => {
+            Found::Lost(_, message) => {
                 tracing::warn!(file = source, unit = unit.name, message, "a broken row group");
                 out.reject(unit, source, "", index, Reason::DecodeError, message).await?;
                 index += 1;
@@ -367,7 +409,7 @@ async fn send(
                 Row::Bad { key, problem: (reason, message) } => {
                     out.reject(unit, source, &named(key), index, reason, message).await?;
                 }
-                Row::Sample { key, image, label, caption, original } => {
+                Row::Sample { key, image, label, caption, original, mask: _ } => {
                     let (source, key) = (source.to_owned(), named(key));
                     out.sample(Sample { source, key, index, label, caption, image, original }).await?;
                 }

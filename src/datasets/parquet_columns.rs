@@ -6,6 +6,7 @@ use super::open::{Captions, DatasetOptions};
 use super::parquet::Table;
 use super::parquet_source::block_limit;
 use super::range_reader::Object;
+use crate::config::nearest;
 use crate::reject::Reason;
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, Int64Array, RecordBatch};
 use arrow::buffer::Buffer;
@@ -29,6 +30,8 @@ pub(super) struct Columns {
     pub(super) status: Option<String>,
     /// Width and height before img2dataset's scaling.
     pub(super) original: Option<[String; 2]>,
+    /// An edit's mask: as the image.
+    pub(super) mask: Option<String>,
     /// The names of the classes, where the file tells them.
     pub(super) classes: Vec<String>,
 }
@@ -42,6 +45,8 @@ pub(super) enum Row {
         label: Option<i32>,
         caption: Option<String>,
         original: Option<(u32, u32)>,
+        /// None where none is wanted, or it is null.
+        mask: Option<Bytes>,
     },
     Bad {
         key: Option<String>,
@@ -137,12 +142,31 @@ impl Columns {
             [Some(width), Some(height)] if options.original_sizes => Some([width, height]),
             _ => None,
         };
-        Ok(Columns { image, label, caption, key, status, original, classes })
+        Ok(Columns { image, label, caption, key, status, original, mask: None, classes })
+    }
+
+    /// The columns `image` and, if `masked`, `mask`, or the end of a sentence that says which is missing.
+    pub(super) fn pair([image, mask]: [&str; 2], masked: bool, schema: &Schema) -> Result<Columns, String> {
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let column = |name: &str| match schema.fields().find(name) {
+            Some((_, field)) if is_image(field.data_type()) => Ok(name.to_owned()),
+            Some((_, field)) => Err(format!(
+                "its column `{name}` is of the type {}, neither bytes nor a struct with bytes",
+                field.data_type()
+            )),
+            None => {
+                let hint = nearest(name, names.iter().copied());
+                let hint = hint.map_or(String::new(), |near| format!("; is it `{near}`?"));
+                Err(format!("it has no column `{name}` among {}{hint}", names.join(", ")))
+            }
+        };
+        let mask = masked.then(|| column(mask)).transpose()?;
+        Ok(Columns { image: column(image)?, mask, ..Columns::default() })
     }
 
     /// All of them.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        let others = [&self.label, &self.caption, &self.key, &self.status];
+        let others = [&self.label, &self.caption, &self.key, &self.status, &self.mask];
         let others = others.into_iter().flatten().chain(self.original.iter().flatten());
         [self.image.as_str()].into_iter().chain(others.map(String::as_str))
     }
@@ -155,7 +179,7 @@ impl Columns {
         pages: &mut Pages,
     ) -> Result<Vec<Row>, ArrowError> {
         let parts = Parts::new(self, batch)?;
-        pages.turn(&parts.image);
+        pages.turn(&parts.image.bytes);
         Ok((0..batch.num_rows()).map(|row| parts.row(row, self, options, pages)).collect())
     }
 }
@@ -211,11 +235,39 @@ impl Pages {
     }
 }
 
-/// A batch's columns, of known types.
-struct Parts {
-    image: BinaryViewArray,
+/// A column of encoded images.
+struct Encoded {
+    bytes: BinaryViewArray,
     /// Where the struct itself is null.
     nulls: Option<ArrayRef>,
+    /// The struct's other part.
+    path: Option<ArrayRef>,
+}
+
+impl Encoded {
+    fn new(name: &str, batch: &RecordBatch) -> Result<Encoded, ArrowError> {
+        let missing = || ArrowError::SchemaError(format!("the column {name} is not there"));
+        let column = batch.column_by_name(name).ok_or_else(missing)?;
+        let (bytes, path, nulls) = match column.as_struct_opt() {
+            Some(both) => {
+                (both.column_by_name("bytes").ok_or_else(missing)?, both.column_by_name("path"), Some(column))
+            }
+            None => (column, None, None),
+        };
+        let path = path.filter(|path| is_text(path.data_type())).cloned();
+        Ok(Encoded { bytes: cast(bytes, &DataType::BinaryView)?.as_binary_view().clone(), nulls: nulls.cloned(), path })
+    }
+
+    /// Whether the row has bytes.
+    fn has(&self, row: usize) -> bool {
+        self.nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) && self.bytes.is_valid(row)
+    }
+}
+
+/// A batch's columns, of known types.
+struct Parts {
+    image: Encoded,
+    mask: Option<Encoded>,
     path: Option<BinaryArray>,
     label: Option<Int64Array>,
     caption: Option<BinaryArray>,
@@ -229,12 +281,7 @@ impl Parts {
         let binary = |array: &ArrayRef| Ok::<_, ArrowError>(cast(array, &DataType::Binary)?.as_binary::<i32>().clone());
         let named = |name: &Option<String>| name.as_ref().and_then(|name| batch.column_by_name(name));
         let text = |name| named(name).map(binary).transpose();
-        let missing = || ArrowError::SchemaError(format!("the column {} is not there", columns.image));
-        let image = batch.column_by_name(&columns.image).ok_or_else(missing)?;
-        let (bytes, path, nulls) = match image.as_struct_opt() {
-            Some(both) => (both.column_by_name("bytes").ok_or_else(missing)?, both.column_by_name("path"), Some(image)),
-            None => (image, None, None),
-        };
+        let image = Encoded::new(&columns.image, batch)?;
         let integers = |array: &ArrayRef| Ok::<_, ArrowError>(cast(array, &DataType::Int64)?.as_primitive().clone());
         let label = named(&columns.label).map(integers).transpose()?;
         let original = match &columns.original {
@@ -245,11 +292,10 @@ impl Parts {
             [Some(width), Some(height)] => Some([integers(width)?, integers(height)?]),
             _ => None,
         };
-        let path = path.filter(|path| is_text(path.data_type()));
         Ok(Parts {
-            image: cast(bytes, &DataType::BinaryView)?.as_binary_view().clone(),
-            nulls: nulls.cloned(),
-            path: path.map(binary).transpose()?,
+            path: image.path.as_ref().map(binary).transpose()?,
+            image,
+            mask: columns.mask.as_ref().map(|mask| Encoded::new(mask, batch)).transpose()?,
             label,
             caption: text(&columns.caption)?,
             key: text(&columns.key)?,
@@ -265,8 +311,11 @@ impl Parts {
         let key = value(&self.key, row).or_else(|| value(&self.path, row)).filter(|key| !key.is_empty()).map(readable);
         match self.sample(row, columns, options) {
             Ok((label, caption)) => {
-                let image = pages.image(self.image.value(row));
-                Row::Sample { key, image, label, caption, original: self.original(row) }
+                let image = pages.image(self.image.bytes.value(row));
+                let mask = self.mask.as_ref().filter(|mask| mask.has(row));
+                // Masks are small: a copy does not hold their page.
+                let mask = mask.map(|mask| Bytes::copy_from_slice(mask.bytes.value(row)));
+                Row::Sample { key, image, label, caption, original: self.original(row), mask }
             }
             Err(problem) => Row::Bad { key, problem },
         }
@@ -279,13 +328,13 @@ impl Parts {
         options: &DatasetOptions,
     ) -> Result<(Option<i32>, Option<String>), Problem> {
         let missing = |what: &str| (Reason::MissingField, what.to_owned());
-        if self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+        if self.image.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
             return Err(missing("its image is null"));
         }
-        if self.image.is_null(row) {
+        if !self.image.has(row) {
             return Err(missing("its image has no bytes in the file, at most a path"));
         }
-        fields::check_image(self.image.value(row).len() as u64, options)?;
+        fields::check_image(self.image.bytes.value(row).len() as u64, options)?;
         let label = self.label(row, columns, options)?;
         let caption = value(&self.caption, row).map(|text| fields::caption(text, "caption")).transpose()?;
         Ok((label, caption))

@@ -28,6 +28,7 @@
 //! their high byte, alpha dropped without compositing, gray replicated, CMYK by Pillow's `convert("RGB")`, colour profiles
 //! ignored.
 
+mod blend;
 mod canvas;
 mod cv2;
 mod decode;
@@ -42,6 +43,7 @@ mod resize;
 mod strip;
 mod trim;
 
+pub use blend::Kept;
 pub use canvas::{Canvas, grid};
 pub use decode::decode;
 pub use encode::{FileFormat, encode_jpeg, encode_png, encode_webp};

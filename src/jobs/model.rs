@@ -120,15 +120,26 @@ impl Model {
         })
     }
 
+    /// Pixels of a token's side.
+    pub fn factor(&self) -> Result<u32, JobError> {
+        let shape = self.directory.tokenizer_config().map_err(refused)?;
+        Ok(u32::try_from(shape.downsampling()).unwrap_or(u32::MAX))
+    }
+
     /// Loads the weights of all scales and of the tokenizer.
     pub fn load(&self) -> Result<Painter, JobError> {
-        let device = self.device.device;
-        let chain = self.directory.load(Placement { device, kind: kind(self.dtype) }).map_err(refused)?;
-        let options = TokenizerOptions { device, dtype: self.tokenizer_dtype, ..TokenizerOptions::default() };
+        let placement = Placement { device: self.device.device, kind: kind(self.dtype) };
+        let chain = self.directory.load(placement).map_err(refused)?;
+        Ok(Painter { chain, developer: self.load_developer()? })
+    }
+
+    /// Loads the weights of the tokenizer alone.
+    pub fn load_developer(&self) -> Result<Developer, JobError> {
+        let (device, dtype) = (self.device.device, self.tokenizer_dtype);
+        let options = TokenizerOptions { device, dtype, ..TokenizerOptions::default() };
         let tokenizer = self.directory.load_tokenizer(options).map_err(refused)?;
         let batch = self.settings.tokenizer_batch_size as usize;
-        let developer = Developer { tokenizer, batch, grid: self.directory.config().grid };
-        Ok(Painter { chain, developer })
+        Ok(Developer { tokenizer, batch, grid: self.directory.config().grid })
     }
 
     /// What the rows of a run with the networks of `painter` have in common.
@@ -275,19 +286,24 @@ impl Painter {
     pub fn apart(self) -> (Chain, Developer) {
         (self.chain, self.developer)
     }
+}
+
+impl Developer {
+    /// The same for grids of `grid` = (rows, columns) tokens.
+    pub fn with_grid(self, grid: (u32, u32)) -> Developer {
+        Developer { grid, ..self }
+    }
 
     /// The token grids of images of `side` × `side` pixels, each three bytes a pixel; `rows` key the ids of outliers.
     pub fn encode(&self, images: &[&[u8]], side: u32, rows: &[RowKey]) -> Result<Vec<Vec<u16>>, BoxError> {
-        let Developer { tokenizer, batch, .. } = &self.developer;
+        let Developer { tokenizer, batch, .. } = self;
         let mut grids = Vec::with_capacity(images.len());
         for (images, rows) in images.chunks(*batch).zip(rows.chunks(*batch)) {
             grids.extend(tokenizer.encode(images, (side, side), rows)?);
         }
         Ok(grids)
     }
-}
 
-impl Developer {
     /// The images of token grids.
     pub fn decode(&self, grids: &[&[u16]]) -> Result<Vec<Rgb>, BoxError> {
         let mut images = Vec::with_capacity(grids.len());

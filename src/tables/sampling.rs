@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// One row of the `samples` table: a drawn or edited image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleRow {
-    /// The row's number over the whole run: see [`row_key`]; of prompts, `<key of the prompt's row>-<number>`.
+    /// The row's number over the whole run: see [`row_key`]; of prompts and edits, `<key of their row>-<number>`.
     pub key: String,
     /// The text it was drawn for.
     pub prompt: Option<String>,
@@ -140,7 +140,7 @@ pub struct ChooseSelection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EditSelection {
-    /// SHA-256 over the names and sizes of all images and masks.
+    /// SHA-256 over the names and sizes of all images and masks, or over their places in a table.
     pub inputs: String,
     pub preprocessing: Preprocessing,
     /// What white pixels of a mask say: `keep` or `edit`.
@@ -149,6 +149,18 @@ pub struct EditSelection {
     pub repeats: Vec<u32>,
     /// The scale the chain starts from.
     pub start: u32,
+    /// What is drawn anew: `inpaint`, `outpaint`, `upper-half` or `lower-half`.
+    #[serde(default)]
+    pub mode: String,
+    /// Pixels by which the canvas is larger than the image: left, top, right, bottom.
+    #[serde(default)]
+    pub margins: [u32; 4],
+    /// Whether known pixels are put back.
+    #[serde(default)]
+    pub blend: bool,
+    /// Pixels over which they fade into what was drawn.
+    #[serde(default)]
+    pub feather: u16,
 }
 
 impl Run for SamplesIdentity {

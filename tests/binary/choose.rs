@@ -4,7 +4,7 @@ use crate::common::model::support::{classes, unconditional};
 use crate::common::model::{pipeline, prompted, rows};
 use crate::common::{imagebart, run, stderr, succeed, tables};
 use crate::sample::{draw, refused};
-use imagebart::tables::SampleRow;
+use imagebart::tables::{Run, SampleRow, SamplesIdentity};
 use std::fs;
 use std::path::Path;
 use tch::{CModule, Device, Kind, Tensor};
@@ -236,6 +236,37 @@ fn an_image_is_drawn_again_from_its_batch() {
     let other = run(["sample", file, "--key", "000000003", "--set", "sample.guidance=3"]);
     assert!(other.status.code() == Some(2) && stderr(&other).contains("settings.guidance"), "{}", stderr(&other));
     assert_eq!(tables(&root.path().join("out")), before);
+}
+
+/// A run of another class of device: its images are drawn here only when forced to, and then compared.
+#[test]
+fn a_run_of_another_device_is_drawn_again_by_force() {
+    let root = tempdir().unwrap();
+    let file = pipeline(root.path(), unconditional(), "");
+    let file = file.to_str().unwrap();
+    succeed(["sample", file]);
+    let manifest = root.path().join("out/samples-manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap().replace("\"device\": \"cpu\"", "\"device\": \"cuda-sm_90\"");
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let identity: SamplesIdentity = serde_json::from_value(value["identity"].clone()).unwrap();
+    assert_eq!(identity.device, "cuda-sm_90");
+    let recorded = value["identity_sha256"].as_str().unwrap();
+    fs::write(&manifest, text.replace(recorded, &identity.sha256())).unwrap();
+
+    let to = root.path().join("again.png");
+    let key = ["sample", file, "--key", "000000003", "--to", to.to_str().unwrap()];
+    let again = |more: &[&str]| imagebart().args(key).args(more).output().unwrap();
+    let refused = again(&[]);
+    let text = stderr(&refused);
+    assert!(refused.status.code() == Some(2) && text.contains("cuda-sm_90"), "{text}");
+    assert!(text.contains("--force draws on another class of device") && !to.exists(), "{text}");
+    let forced = again(&["--force"]);
+    assert!(forced.status.success(), "{}", stderr(&forced));
+    assert!(String::from_utf8_lossy(&forced.stdout).contains("000000003: the same tokens and bytes as recorded"));
+    assert!(to.exists());
+    // What else differs is refused all the same.
+    let other = again(&["--force", "--set", "sample.temperature=0.5"]);
+    assert!(other.status.code() == Some(2) && stderr(&other).contains("settings.temperature"), "{}", stderr(&other));
 }
 
 #[test]

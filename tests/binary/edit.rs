@@ -14,19 +14,19 @@ use std::path::{Path, PathBuf};
 use tempfile::{TempDir, tempdir};
 
 /// Five images of 32 × 32 pixels and masks for them, a chain, and a pipeline file.
-struct Edits {
-    root: TempDir,
-    file: PathBuf,
+pub struct Edits {
+    pub root: TempDir,
+    pub file: PathBuf,
 }
 
 /// A mask that is white where `known` says so.
-fn mask(path: &Path, (width, height): (u32, u32), known: impl Fn(u32, u32) -> bool) {
+pub fn mask(path: &Path, (width, height): (u32, u32), known: impl Fn(u32, u32) -> bool) {
     let white = |x, y| image::Luma([if known(x, y) { 255 } else { 0 }]);
     image::GrayImage::from_fn(width, height, white).save(path).unwrap();
 }
 
 impl Edits {
-    fn new(condition: ConditionSection, more: &str) -> Edits {
+    pub fn new(condition: ConditionSection, more: &str) -> Edits {
         let root = tempdir().unwrap();
         let (images, masks) = (root.path().join("images"), root.path().join("masks"));
         fs::create_dir_all(&images).unwrap();
@@ -41,27 +41,27 @@ impl Edits {
         Edits { root, file }
     }
 
-    fn image(&self, name: &str) -> PathBuf {
+    pub fn image(&self, name: &str) -> PathBuf {
         self.root.path().join("images").join(name)
     }
 
-    fn mask(&self, name: &str) -> PathBuf {
+    pub fn mask(&self, name: &str) -> PathBuf {
         self.root.path().join("masks").join(name)
     }
 
-    fn out(&self, name: &str) -> PathBuf {
+    pub fn out(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
     /// Edits to the output `name`, and expects it to go well.
     #[track_caller]
-    fn draw(&self, name: &str, settings: &[&str]) -> Vec<SampleRow> {
+    pub fn draw(&self, name: &str, settings: &[&str]) -> Vec<SampleRow> {
         let output = self.run(name, settings);
         assert!(output.status.success(), "{settings:?}: {}", stderr(&output));
         rows(&self.out(name))
     }
 
-    fn run(&self, name: &str, settings: &[&str]) -> std::process::Output {
+    pub fn run(&self, name: &str, settings: &[&str]) -> std::process::Output {
         let mut command = imagebart();
         command.arg("edit").arg(&self.file).args(["--set", &format!("output.url={}", self.out(name).display())]);
         for setting in settings {
@@ -72,7 +72,7 @@ impl Edits {
 
     /// Expects exit code 2, one sentence with `expected` in it, and nothing written.
     #[track_caller]
-    fn refused(&self, settings: &[&str], expected: &str) {
+    pub fn refused(&self, settings: &[&str], expected: &str) {
         let output = self.run("refused", settings);
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{settings:?}: {text}");
@@ -82,7 +82,7 @@ impl Edits {
     }
 
     /// What the tokenizer makes of the images, in the order of their names.
-    fn encoded(&self) -> Vec<Vec<u16>> {
+    pub fn encoded(&self) -> Vec<Vec<u16>> {
         imagebart::torch::device::set_threads(NonZeroUsize::MIN);
         let model = ModelDirectory::open(self.root.path().join("model")).unwrap();
         let tokenizer = model.load_tokenizer(TokenizerOptions::default()).unwrap();
@@ -105,7 +105,7 @@ fn known_tokens_stay_and_rows_tell_their_parents() {
     for (number, (row, image)) in drawn.iter().zip(&encoded).enumerate() {
         assert_eq!(
             (row.key.as_str(), row.parent.as_deref()),
-            (&*format!("{number:09}"), Some(&*format!("{number}.png")))
+            (&*format!("{number}-0"), Some(&*format!("{number}.png")))
         );
         for (place, (drawn, image)) in row.tokens.iter().zip(image).enumerate() {
             match place % 8 < 4 {
@@ -207,6 +207,19 @@ fn what_the_user_got_wrong_is_one_sentence() {
     edits.refused(&["edit.repeats=[1, 2, 3]"], "edit.repeats lists 3 values");
     edits.refused(&["edit.repeats=0"], "repeats = 0 at scale 1");
     edits.refused(&["edit.white=black"], "is not one of keep, edit");
+    edits.refused(&["edit.mode=outpaintt", "edit.masks="], "did you mean `outpaint`?");
+    edits.refused(&["edit.mode=upper-half"], "edit.mode = \"upper-half\" takes no masks");
+    edits.refused(&["edit.masks=", "edit.mode=outpaint"], "edit.mode = \"outpaint\" need each other");
+    let margins = "edit.margins=[0, 0, 6, 0]";
+    edits.refused(&["edit.masks=", "edit.mode=outpaint", margins], "6 is not a multiple of 4");
+    let margins = "edit.margins=[0, 0, 8, 0]";
+    edits
+        .refused(&["edit.masks=", "edit.mode=outpaint", margins, "edit.start=1"], "margins have nothing to start from");
+    edits.refused(&[margins], "need each other");
+    edits.refused(&["edit.count=0"], "edit.count must be 1 or more");
+    edits.refused(&["edit.blend=false", "edit.feather=2"], "edit.feather needs edit.blend = true");
+    edits.refused(&["edit.prompt=a fox"], "edit.prompt is given, but the chain is not conditioned on text");
+    edits.refused(&["choose.scorer=likelihood", "choose.draw=2"], "compares whole images");
     edits.refused(&["image.size=64"], "chain.grid = [8, 8], but images of 64x64 pixels have 16x16 tokens");
     edits.refused(&["image.flip=both"], "edit takes one crop of an image");
     edits.refused(&["edit.masks=nowhere"], "nowhere");
@@ -230,7 +243,7 @@ fn weights_that_are_not_numbers_stop_the_unit() {
     let output = edits.run("out", &[]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("scale 2 gave NaN or infinity for row(s) 0.png, 1.png, 2.png"), "{text}");
+    assert!(text.contains("scale 2 gave NaN or infinity for row(s) 0-0, 1-0, 2-0"), "{text}");
     assert!(tables(&edits.out("out")).keys().all(|name| name == "samples-manifest.json"));
 }
 

@@ -5,6 +5,8 @@ mod choose;
 mod common;
 mod demo;
 mod edit;
+mod edit_modes;
+mod edit_tables;
 mod encode;
 mod evaluate;
 mod imagenet;

@@ -173,7 +173,7 @@ fn prompts_that_cannot_be_are_sentences() {
     let list = root.path().join("prompts.txt");
     let setting = format!("sample.prompts={}", list.display());
     refused(root.path(), &file, &[&setting], 2, "prompts.txt");
-    for (text, expected) in [("", "there are no prompts in it"), ("red\n\nred", "line 2: its prompt is empty")] {
+    for (text, expected) in [("", "there are no rows in it"), ("red\n\nred", "line 2: its prompt is empty")] {
         fs::write(&list, text).unwrap();
         refused(root.path(), &file, &[&setting], 2, expected);
     }

@@ -7,6 +7,7 @@ use imagebart::config::{FilterSection, Pipeline};
 use imagebart::jobs::JobError;
 use imagebart::jobs::export::{ExportFormat, ExportOptions, describe, export};
 use imagebart::jobs::filter::{FilterOptions, filter};
+use imagebart::jobs::verify::verify;
 use imagebart::tables::{
     Decisions, LatentRow, Manifest, OutputDir, Provenance, SampleRow, SamplesIdentity, SamplesReader, UnitWriter,
 };
@@ -172,6 +173,49 @@ async fn unfinished_runs_and_other_tokenizers_are_refused() -> Outcome {
     let rule = FilterSection { per_prompt: Some(1), ..FilterSection::default() };
     let error = filter(&pipeline(folder.path(), rule), &FilterOptions::default()).await.unwrap_err();
     assert!(matches!(&error, JobError::Usage(text) if text.contains("not finished")), "{error}");
+    Ok(())
+}
+
+/// What may be wrong with decisions.
+type Change = Box<dyn Fn(&mut Decisions)>;
+
+#[tokio::test]
+async fn decisions_are_verified_against_their_samples() -> Outcome {
+    let (folder, dir, _) = output().await;
+    let any = OutputDir::local(folder.path())?;
+    let rule = FilterSection { per_prompt: Some(1), ..FilterSection::default() };
+    filter(&pipeline(folder.path(), rule), &FilterOptions::default()).await?;
+    let report = verify(&any).await?;
+    assert!(report.is_ok() && report.decisions == Some(12), "{report}");
+    assert!(report.to_string().contains("decisions: 12 rows"), "{report}");
+
+    let decisions = Decisions::read(&dir).await?.ok_or("no decisions")?;
+    let row = decisions.rows[0].clone();
+    let changes: [(&str, Change); 5] = [
+        ("not those of the unit rows@000000000-000000008", Box::new(|decisions| decisions.rows.swap(1, 2))),
+        ("not those of the unit rows@000000008-000000012", Box::new(|decisions| drop(decisions.rows.pop()))),
+        ("1 rows more than there are samples", Box::new(move |decisions| decisions.rows.push(row.clone()))),
+        ("not those of the unit rows@000000008-000000012", Box::new(|decisions| decisions.rows[8].key.push('x'))),
+        ("about other samples", Box::new(|decisions| decisions.samples = "0".repeat(64))),
+    ];
+    for (expected, change) in changes {
+        let mut changed = decisions.clone();
+        change(&mut changed);
+        changed.write(&dir).await?;
+        let report = verify(&any).await?;
+        let [problem] = &report.problems[..] else { panic!("{expected}: {report}") };
+        assert!(problem.file.ends_with("decisions/decisions.parquet"), "{report}");
+        assert!(
+            problem.detail.contains(expected) && problem.detail.contains("imagebart filter --overwrite"),
+            "{report}"
+        );
+    }
+    let file = folder.path().join("decisions/decisions.parquet");
+    let mut bytes = std::fs::read(&file)?;
+    bytes[30] ^= 1;
+    std::fs::write(&file, bytes)?;
+    let report = verify(&any).await?;
+    assert!(report.problems.len() == 1 && report.problems[0].file.ends_with("decisions.parquet"), "{report}");
     Ok(())
 }
 

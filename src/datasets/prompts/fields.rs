@@ -57,14 +57,14 @@ impl Column {
     /// The column called `name`; none where its values are passed over.
     ///
     /// # Errors
-    /// A name that is neither a column's nor among `ignored`, with the nearest that is.
-    pub(super) fn find(name: &str, ignored: &[String]) -> Result<Option<Column>, String> {
-        if ignored.iter().any(|ignored| ignored == name) {
+    /// A name that is neither a column's nor among `ignored` and `beside`, with the nearest that is.
+    pub(super) fn find(name: &str, ignored: &[String], beside: &[&'static str]) -> Result<Option<Column>, String> {
+        if beside.contains(&name) || ignored.iter().any(|ignored| ignored == name) {
             return Ok(None);
         }
         let unknown = || {
-            let known = Column::ALL.map(Column::name);
-            let hint = match nearest(name, known.into_iter()) {
+            let known = [beside, &Column::ALL.map(Column::name)].concat();
+            let hint = match nearest(name, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("the columns are {}", known.join(", ")),
             };
@@ -84,10 +84,11 @@ impl Column {
 pub(super) fn columns<'a>(
     names: impl Iterator<Item = &'a str>,
     ignored: &[String],
+    beside: &[&'static str],
 ) -> Result<Vec<Option<Column>>, String> {
     let mut found: Vec<Option<Column>> = Vec::new();
     for name in names {
-        let column = Column::find(name, ignored)?;
+        let column = Column::find(name, ignored, beside)?;
         if column.is_some() && found.contains(&column) {
             return Err(format!("the column `{name}` is there twice"));
         }
@@ -258,12 +259,14 @@ mod tests {
 
     #[test]
     fn unknown_columns_name_the_nearest() {
-        let find = |names: &[&str]| columns(names.iter().copied(), &["url".to_owned()]);
+        let find = |names: &[&str]| columns(names.iter().copied(), &["url".to_owned()], &["image"]);
         assert_eq!(find(&["url", "prompt", "top_k"]), Ok(vec![None, Some(Column::Prompt), Some(Column::TopK)]));
         let fault = find(&["promt"]).unwrap_err();
         assert!(fault.starts_with("unknown column `promt`: did you mean `prompt`?"), "{fault}");
         assert!(fault.contains("sample.ignore_columns"), "{fault}");
-        assert!(find(&["hash_of_image"]).unwrap_err().contains("the columns are prompt, label, key"));
+        assert!(find(&["hash_of_image"]).unwrap_err().contains("the columns are image, prompt, label, key"));
+        assert_eq!(find(&["image", "key"]), Ok(vec![None, Some(Column::Key)]));
+        assert!(find(&["imgae"]).unwrap_err().contains("did you mean `image`?"));
         assert!(find(&["seed", "seed"]).unwrap_err().contains("`seed` is there twice"));
     }
 

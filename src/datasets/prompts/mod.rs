@@ -8,7 +8,8 @@
 //! | any other | plain text: a prompt, or a class, a line |
 //!
 //! Text may be gzipped (`.gz` behind its ending). The columns are those of `schemas/prompts.json`; an unknown one is an error.
-//! However a table is written, the same values are the same [`PromptRow`]s. Of a table of any length a few thousand rows are in
+//! However a table is written, the same values are the same [`PromptRow`]s. A list of keys makes a table, too, whose rows say no more.
+//! Of a table of any length a few thousand rows are in
 //! memory, and it may be read more than once.
 
 mod fields;
@@ -42,11 +43,11 @@ pub enum PromptError {
     #[error(transparent)]
     Dataset(#[from] DatasetError),
     /// A row, or the line of the columns' names, is wrong.
-    #[error("sample.prompts = {table}: {place}: {what}")]
-    Row { table: String, place: String, what: String },
+    #[error("{key} = {table}: {place}: {what}")]
+    Row { key: &'static str, table: String, place: String, what: String },
     /// The table as a whole is.
-    #[error("sample.prompts = {table}: {what}")]
-    Table { table: String, what: String },
+    #[error("{key} = {table}: {what}")]
+    Table { key: &'static str, table: String, what: String },
 }
 
 /// How a table is written.
@@ -75,32 +76,46 @@ impl Format {
 /// How the rows of a table are read.
 #[derive(Clone, Debug)]
 struct Rules {
+    /// The pipeline's key that names the table.
+    key: &'static str,
     table: String,
     /// What stands before a row's number in messages.
     noun: &'static str,
     /// Columns that are passed over.
     ignored: Vec<String>,
+    /// Columns that somebody else reads.
+    beside: &'static [&'static str],
     /// What a line of plain text is.
     line: Column,
 }
 
 impl Rules {
     fn fault(&self, (at, what): (u64, String)) -> PromptError {
-        PromptError::Row { table: self.table.clone(), place: format!("{} {at}", self.noun), what }
+        PromptError::Row { key: self.key, table: self.table.clone(), place: format!("{} {at}", self.noun), what }
+    }
+
+    fn broken(&self, what: String) -> PromptError {
+        PromptError::Table { key: self.key, table: self.table.clone(), what }
     }
 }
 
 /// A table of prompts or classes.
 #[derive(Clone)]
 pub struct PromptTable {
-    object: Object,
-    format: Format,
+    content: Content,
     rules: Arc<Rules>,
+}
+
+/// What a table's rows are made of.
+#[derive(Clone)]
+enum Content {
+    File(Object, Format),
+    Keys(Arc<[String]>),
 }
 
 impl fmt::Debug for PromptTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PromptTable").field("format", &self.format).field("rules", &self.rules).finish()
+        f.debug_struct("PromptTable").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 
@@ -111,24 +126,53 @@ impl PromptTable {
     /// # Errors
     /// [`PromptError::Dataset`] when it is not there.
     pub async fn open(url: &str, ignored: &[String], line: Column) -> Result<PromptTable, PromptError> {
-        let object = single_file("sample.prompts", url, u64::MAX).await?;
         let format = Format::of(url);
         let noun = match format {
             Format::Plain | Format::Json => "line",
             Format::Separated(_) | Format::Parquet => "row",
         };
-        let rules = Rules { table: url.to_owned(), noun, ignored: ignored.to_vec(), line };
-        Ok(PromptTable { object, format, rules: Arc::new(rules) })
+        let (key, table, ignored) = ("sample.prompts", url.to_owned(), ignored.to_vec());
+        PromptTable::find(format, Rules { key, table, noun, ignored, beside: &[], line }).await
+    }
+
+    /// Finds the Parquet table at `url`, which `key` of the pipeline names, and which has the columns `beside`, too: they are not
+    /// read here.
+    ///
+    /// # Errors
+    /// As of [`PromptTable::open`].
+    pub async fn open_beside(
+        key: &'static str,
+        url: &str,
+        ignored: &[String],
+        beside: &'static [&'static str],
+    ) -> Result<PromptTable, PromptError> {
+        let (table, ignored, line) = (url.to_owned(), ignored.to_vec(), Column::Prompt);
+        PromptTable::find(Format::Parquet, Rules { key, table, noun: "row", ignored, beside, line }).await
+    }
+
+    async fn find(format: Format, rules: Rules) -> Result<PromptTable, PromptError> {
+        let object = single_file(rules.key, &rules.table, u64::MAX).await?;
+        Ok(PromptTable { content: Content::File(object, format), rules: Arc::new(rules) })
+    }
+
+    /// A table with a row for each of the `keys`, which is called `noun`; `key` of the pipeline names where they are from.
+    pub fn of_keys(key: &'static str, url: &str, noun: &'static str, keys: Arc<[String]>) -> PromptTable {
+        let (table, ignored, line) = (url.to_owned(), Vec::new(), Column::Key);
+        let rules = Arc::new(Rules { key, table, noun, ignored, beside: &[], line });
+        PromptTable { content: Content::Keys(keys), rules }
     }
 
     /// Starts to read it from its first row. Must be called inside a tokio runtime.
     pub fn rows(&self) -> PromptRows {
         let (sender, batches) = async_channel::bounded(WAITING);
-        let (object, rules, format) = (self.object.clone(), self.rules.clone(), self.format);
+        let rules = self.rules.clone();
         let mut out = Outlet { sender, batch: Vec::new() };
-        let reading = match format {
-            Format::Parquet => tokio::spawn(async move { parquet::read(object, &rules, &out).await }),
-            _ => {
+        let reading = match self.content.clone() {
+            Content::Keys(keys) => tokio::spawn(async move { named(&keys, &out).await }),
+            Content::File(object, Format::Parquet) => {
+                tokio::spawn(async move { parquet::read(object, &rules, &out).await })
+            }
+            Content::File(object, format) => {
                 let runtime = Handle::current();
                 let source = Plain { input: Input::new(RangeReader::new(object)), piece: Bytes::new(), runtime };
                 tokio::task::spawn_blocking(move || {
@@ -142,7 +186,7 @@ impl PromptTable {
                 })
             }
         };
-        PromptRows { table: self.rules.table.clone(), batches, batch: Vec::new().into_iter(), reading: Some(reading) }
+        PromptRows { rules: self.rules.clone(), batches, batch: Vec::new().into_iter(), reading: Some(reading) }
     }
 
     /// What a row is called in messages, before its number.
@@ -157,13 +201,25 @@ impl PromptTable {
 
     /// What is wrong with it as a whole.
     pub fn broken(&self, what: impl Into<String>) -> PromptError {
-        PromptError::Table { table: self.rules.table.clone(), what: what.into() }
+        self.rules.broken(what.into())
     }
+}
+
+/// Hands over a row for each of the `keys`. Ends early where nobody listens.
+async fn named(keys: &[String], out: &Outlet) -> Result<(), PromptError> {
+    for (number, keys) in (0u64..).zip(keys.chunks(BATCH)) {
+        let first = number * BATCH as u64 + 1;
+        let row = |(at, key): (u64, &String)| PromptRow { key: Some(key.clone()), ..PromptRow::at(at) };
+        if out.sender.send((first..).zip(keys).map(row).collect()).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The rows of a table, on their way.
 pub struct PromptRows {
-    table: String,
+    rules: Arc<Rules>,
     batches: async_channel::Receiver<Vec<PromptRow>>,
     batch: std::vec::IntoIter<PromptRow>,
     reading: Option<JoinHandle<Result<(), PromptError>>>,
@@ -190,9 +246,9 @@ impl PromptRows {
     async fn end(&mut self) -> Result<(), PromptError> {
         match self.reading.take() {
             None => Ok(()),
-            Some(reading) => reading.await.unwrap_or_else(|error| {
-                Err(PromptError::Table { table: self.table.clone(), what: format!("it cannot be read: {error}") })
-            }),
+            Some(reading) => {
+                reading.await.unwrap_or_else(|error| Err(self.rules.broken(format!("it cannot be read: {error}"))))
+            }
         }
     }
 }

@@ -20,13 +20,10 @@ use std::sync::Arc;
 
 /// Reads `object` to its end. Ends early where nobody listens.
 pub(super) async fn read(object: Object, rules: &Rules, out: &Outlet) -> Result<(), PromptError> {
-    let broken = |error: ParquetError| PromptError::Table {
-        table: rules.table.clone(),
-        what: format!("it cannot be read as Parquet: {error}"),
-    };
+    let broken = |error: ParquetError| rules.broken(format!("it cannot be read as Parquet: {error}"));
     let builder = ParquetRecordBatchStreamBuilder::new(Ranges(object)).await.map_err(broken)?;
-    let wanted = columns(builder.schema().fields().iter().map(|field| field.name().as_str()), &rules.ignored)
-        .map_err(|what| PromptError::Table { table: rules.table.clone(), what })?;
+    let names = builder.schema().fields().iter().map(|field| field.name().as_str());
+    let wanted = columns(names, &rules.ignored, rules.beside).map_err(|what| rules.broken(what))?;
     let kept = wanted.iter().enumerate().filter_map(|(at, column)| column.map(|_| at));
     let mask = ProjectionMask::roots(builder.parquet_schema(), kept);
     let wanted: Vec<Column> = wanted.into_iter().flatten().collect();

@@ -76,7 +76,7 @@ fn object(line: &str, at: u64, ignored: &[String]) -> Result<PromptRow, String> 
         serde_json::from_str(line).map_err(|error| format!("it is no JSON object: {error}"))?;
     let mut row = PromptRow::at(at);
     for (name, value) in &fields {
-        if let Some(column) = Column::find(name, ignored)? {
+        if let Some(column) = Column::find(name, ignored, &[])? {
             let value = json_value(value).ok_or_else(|| format!("its {name} is neither text nor a number"))?;
             row.set(column, value)?;
         }
@@ -101,10 +101,9 @@ fn json_value(value: &Json) -> Option<Value<'_>> {
 pub(super) fn separated(reader: impl Read, separator: u8, rules: &Rules, out: &mut Outlet) -> Result<(), PromptError> {
     let source = Metered { reader, left: MAX_LINE };
     let mut reader = csv::ReaderBuilder::new().delimiter(separator).from_reader(source);
-    let header =
-        |what: String| PromptError::Table { table: rules.table.clone(), what: format!("its first line: {what}") };
+    let header = |what: String| rules.broken(format!("its first line: {what}"));
     let names = reader.headers().map_err(|error| header(broken(&error)))?.clone();
-    let columns = columns(names.iter().map(str::trim), &rules.ignored).map_err(header)?;
+    let columns = columns(names.iter().map(str::trim), &rules.ignored, &[]).map_err(header)?;
     let mut record = csv::StringRecord::new();
     // Rows, not lines: values may have lines of their own.
     for at in 1.. {

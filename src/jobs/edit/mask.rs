@@ -1,6 +1,5 @@
-//! From a mask image to the tokens an edit keeps.
+//! Which pixels of a crop an edit keeps.
 
-use super::Shape;
 use crate::chain::PixelMask;
 use crate::imaging::{Crop, Rgb};
 use std::ops::Range;
@@ -12,12 +11,33 @@ pub(super) enum White {
     Edit,
 }
 
-/// The known tokens of a crop. The mask must have the size of the original image; a pixel of the crop is known only if all
-/// pixels of the original below it are. White is from 128 of 255 up, in the mean of the three channels.
+/// A half of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    Upper,
+    Lower,
+}
+
+impl Half {
+    /// The known pixels of a crop of `side` pixels of which this half is drawn anew; `line` is the first of the lower one.
+    pub fn drawn(self, side: u32, line: u32) -> PixelMask {
+        let known = |row: u32| (row < line) == (self == Half::Lower);
+        let known = (0..side).flat_map(|row| (0..side).map(move |_| known(row))).collect();
+        PixelMask { height: side, width: side, known }
+    }
+}
+
+/// All pixels of a crop of `side` pixels.
+pub(super) fn all(side: u32) -> PixelMask {
+    PixelMask { height: side, width: side, known: vec![true; side as usize * side as usize] }
+}
+
+/// The known pixels of a crop of `side` pixels. The mask must have the size of the original image; a pixel of the crop is known
+/// only if all pixels of the original below it are. White is from 128 of 255 up, in the mean of the three channels.
 ///
 /// # Errors
 /// A sentence when the mask does not fit the image.
-pub(super) fn known(mask: &Rgb, crop: &Crop, shape: &Shape) -> Result<Vec<bool>, String> {
+pub(super) fn known(mask: &Rgb, crop: &Crop, side: u32, white: White) -> Result<PixelMask, String> {
     let (width, height) = crop.original;
     if (mask.width, mask.height) != (width, height) {
         return Err(format!(
@@ -25,7 +45,6 @@ pub(super) fn known(mask: &Rgb, crop: &Crop, shape: &Shape) -> Result<Vec<bool>,
             mask.width, mask.height
         ));
     }
-    let side = shape.grid.1.saturating_mul(shape.factor);
     let mut known = Vec::with_capacity((side as usize).saturating_mul(side as usize));
     for row in 0..side {
         let lines = span(crop.rect.y, crop.rect.size, row, side);
@@ -33,11 +52,10 @@ pub(super) fn known(mask: &Rgb, crop: &Crop, shape: &Shape) -> Result<Vec<bool>,
             // A mirrored crop is read from the right.
             let column = if crop.flipped { side - 1 - column } else { column };
             let columns = span(crop.rect.x, crop.rect.size, column, side);
-            known.push(all_known(mask, lines.clone(), columns, shape.white));
+            known.push(all_known(mask, lines.clone(), columns, white));
         }
     }
-    let mask = PixelMask { height: side, width: side, known };
-    mask.tokens(shape.grid, shape.factor, shape.rule).map_err(|error| error.to_string())
+    Ok(PixelMask { height: side, width: side, known })
 }
 
 /// The pixels of the original that pixel `at` of `side` covers in a crop of `size` pixels from `start` on.
@@ -82,48 +100,69 @@ mod tests {
         Crop { pixels, original, rect: CropRect { x, y, size }, flipped: false, index: 0 }
     }
 
-    const SHAPE: Shape = Shape { grid: (2, 2), factor: 2, rule: MaskRule::AllPixels, white: White::Keep };
+    /// The known tokens, 2 × 2 of 2 × 2 pixels each.
+    fn tokens(mask: &Rgb, crop: &Crop, white: White, rule: MaskRule) -> Vec<bool> {
+        known(mask, crop, 4, white).unwrap().tokens((2, 2), 2, rule).unwrap()
+    }
+
+    fn kept(mask: &Rgb, crop: &Crop) -> Vec<bool> {
+        tokens(mask, crop, White::Keep, MaskRule::AllPixels)
+    }
 
     #[test]
     fn tokens_with_one_black_pixel_are_free() {
         // 6 × 5 pixels, of which the middle 4 × 4 are the crop, at its own size.
         let crop = crop((6, 5), 1, 0, 4);
-        assert_eq!(known(&mask(6, 5, &[]), &crop, &SHAPE).unwrap(), [true; 4]);
-        assert_eq!(known(&mask(6, 5, &[(2, 1)]), &crop, &SHAPE).unwrap(), [false, true, true, true]);
-        assert_eq!(known(&mask(6, 5, &[(3, 3), (4, 3)]), &crop, &SHAPE).unwrap(), [true, true, true, false]);
+        assert_eq!(kept(&mask(6, 5, &[]), &crop), [true; 4]);
+        assert_eq!(kept(&mask(6, 5, &[(2, 1)]), &crop), [false, true, true, true]);
+        assert_eq!(kept(&mask(6, 5, &[(3, 3), (4, 3)]), &crop), [true, true, true, false]);
         // Beside and below the crop.
-        assert_eq!(known(&mask(6, 5, &[(0, 0), (5, 2), (3, 4)]), &crop, &SHAPE).unwrap(), [true; 4]);
+        assert_eq!(kept(&mask(6, 5, &[(0, 0), (5, 2), (3, 4)]), &crop), [true; 4]);
     }
 
     #[test]
     fn white_may_mean_edit() {
-        let shape = Shape { white: White::Edit, ..SHAPE };
-        assert_eq!(known(&mask(4, 4, &[]), &crop((4, 4), 0, 0, 4), &shape).unwrap(), [false; 4]);
+        let edited = |mask| tokens(&mask, &crop((4, 4), 0, 0, 4), White::Edit, MaskRule::AllPixels);
+        assert_eq!(edited(mask(4, 4, &[])), [false; 4]);
         let black: Vec<(u32, u32)> = (0..4).flat_map(|y| (0..2).map(move |x| (x, y))).collect();
-        assert_eq!(known(&mask(4, 4, &black), &crop((4, 4), 0, 0, 4), &shape).unwrap(), [true, false, true, false]);
+        assert_eq!(edited(mask(4, 4, &black)), [true, false, true, false]);
     }
 
     #[test]
     fn scaled_crops_look_at_every_pixel_below() {
         // Each of the crop's 4 × 4 pixels stands for 2.5 × 2.5 of the original.
         let crop = crop((10, 10), 0, 0, 10);
-        assert_eq!(known(&mask(10, 10, &[(4, 0)]), &crop, &SHAPE).unwrap(), [false, true, true, true]);
-        assert_eq!(known(&mask(10, 10, &[(5, 0)]), &crop, &SHAPE).unwrap(), [true, false, true, true]);
+        assert_eq!(kept(&mask(10, 10, &[(4, 0)]), &crop), [false, true, true, true]);
+        assert_eq!(kept(&mask(10, 10, &[(5, 0)]), &crop), [true, false, true, true]);
         // Smaller than the crop: one pixel of the original lies below several.
         let crop = super::tests::crop((3, 3), 0, 0, 3);
-        assert_eq!(known(&mask(3, 3, &[(1, 1)]), &crop, &SHAPE).unwrap(), [false; 4]);
+        assert_eq!(kept(&mask(3, 3, &[(1, 1)]), &crop), [false; 4]);
     }
 
     #[test]
     fn the_authors_look_at_the_first_pixel() {
-        let shape = Shape { rule: MaskRule::FirstPixel, ..SHAPE };
-        let crop = crop((4, 4), 0, 0, 4);
-        assert_eq!(known(&mask(4, 4, &[(1, 1), (2, 2)]), &crop, &shape).unwrap(), [true, true, true, false]);
+        let mask = mask(4, 4, &[(1, 1), (2, 2)]);
+        let tokens = tokens(&mask, &crop((4, 4), 0, 0, 4), White::Keep, MaskRule::FirstPixel);
+        assert_eq!(tokens, [true, true, true, false]);
+    }
+
+    #[test]
+    fn mirrored_crops_have_mirrored_masks() {
+        let crop = Crop { flipped: true, ..crop((4, 4), 0, 0, 4) };
+        assert_eq!(kept(&mask(4, 4, &[(0, 0)]), &crop), [true, false, true, true]);
+    }
+
+    #[test]
+    fn halves_meet_at_the_line() {
+        let rows = |half: Half| half.drawn(4, 3).known.chunks(4).map(|row| row.to_vec()).collect::<Vec<_>>();
+        assert_eq!(rows(Half::Upper), [[false; 4], [false; 4], [false; 4], [true; 4]].map(Vec::from));
+        assert_eq!(rows(Half::Lower), [[true; 4], [true; 4], [true; 4], [false; 4]].map(Vec::from));
+        assert_eq!(all(2).known, [true; 4]);
     }
 
     #[test]
     fn masks_of_another_size_are_told() {
-        let message = known(&mask(4, 5, &[]), &crop((4, 4), 0, 0, 4), &SHAPE).unwrap_err();
+        let message = known(&mask(4, 5, &[]), &crop((4, 4), 0, 0, 4), 4, White::Keep).unwrap_err();
         assert_eq!(message, "it has 4x5 pixels, its image has 4x4: they must be equal");
     }
 }

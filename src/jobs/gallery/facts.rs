@@ -103,6 +103,7 @@ pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown
         None => format!("{shown} samples."),
         Some(edit) => {
             let repeats: Vec<String> = edit.repeats.iter().map(u32::to_string).collect();
+            facts.push(("Drawn anew", edit.mode.clone()));
             facts.push(("Passes", format!("{} from scale 1 up, starting at scale {}", repeats.join(", "), edit.start)));
             format!("{shown} edited images.")
         }

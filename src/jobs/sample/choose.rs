@@ -64,6 +64,14 @@ pub struct Choice {
     pub dropped: Arc<AtomicU64>,
 }
 
+impl Choice {
+    /// As `section` says, by `scorer`; what is dropped is counted in `dropped`.
+    pub fn new(scorer: Scorer, section: &ChooseSection, dropped: &Arc<AtomicU64>) -> Choice {
+        let keeps_rejected = section.rejected == "keep";
+        Choice { scorer, threshold: section.threshold, keeps_rejected, dropped: dropped.clone() }
+    }
+}
+
 /// Ranks candidates as they come, row by row. Of a row it holds the best so far, and all where none is dropped.
 pub struct Chooser {
     threshold: Option<f32>,

@@ -31,6 +31,13 @@ pub struct Draw {
     pub candidate: Option<Candidate>,
 }
 
+impl Draw {
+    /// The random numbers of part `number` of it, from 0, where it is drawn in parts: of the first its own.
+    pub fn part(&self, number: u32) -> RowKey {
+        if number == 0 { self.random } else { RowKey::new(self.seed, "parts", 0, number) }
+    }
+}
+
 /// Where the images of a run come from.
 #[derive(Clone)]
 pub enum Draws {

@@ -14,11 +14,18 @@ mod survey;
 mod units;
 
 pub use again::{Again, AgainOptions, draw_again};
-pub(super) use choose::Candidate;
+pub(super) use ahead::Requests;
+pub(super) use choose::{Candidate, Choice, Share};
+pub(super) use draws::Draw;
 pub use plan::SamplePlan;
-pub(super) use subjects::condition;
+pub(super) use requests::Interpreter;
+pub(super) use scorer::{Module, Scorer};
+pub(super) use stages::{Finishing, Sketch, SketchSource, on_threads};
+pub(super) use subjects::Subject;
+pub(super) use survey::{Survey, survey};
+pub(super) use units::Cutter;
 
-use super::model::{Painter, Settings, to_row};
+use super::model::{Painter, Settings};
 use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
@@ -30,10 +37,7 @@ use crate::launch::Rank;
 use crate::progress::Display;
 use crate::tables::{OutputDir, SamplesIdentity};
 use crate::torch::device::DeviceChoice;
-use choose::Choice;
-use draws::Draw;
-use scorer::{Module, Scorer};
-use stages::{chosen, develop, draw, on_threads};
+use stages::draw;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -121,40 +125,22 @@ async fn run(
     let running = Running::start(pipeline, &units, (display, cancel));
 
     let model = &plan.model;
-    let (settings, format) = (model.settings, model.image);
+    let settings = model.settings;
     let options = chain::SampleOptions { compat: model.compat, ..chain::SampleOptions::default() };
     let draws = plan.draws.clone();
     // The pixels of a row, and its file.
     let cost = plan.pixels.saturating_mul(2);
     let (chain, developer) = painter.apart();
     let likelihood = matches!(plan.scorer, Some(Scorer::Likelihood));
-    let choice = plan.scorer.clone().map(|scorer| Choice {
-        scorer,
-        threshold: pipeline.choose.threshold,
-        keeps_rejected: pipeline.choose.rejected == "keep",
-        dropped: dropped.clone(),
-    });
-    let batch = settings.batch_size as usize;
+    let choice = plan.scorer.clone().map(|scorer| Choice::new(scorer, &pipeline.choose, dropped));
     let flow = Flow::source(&running.engine, "rows", move |_: &Draw| cost, move |out| draws.emit(units, out))
-        .batch(batch)
+        .batch(settings.batch_size as usize)
         .device(
             "draw",
             move || on_threads(settings.threads, chain),
             move |chain, batch| draw(chain, options, likelihood, batch),
-        )
-        // The same batches again: while one becomes images, the next is drawn.
-        .batch(batch)
-        .device(
-            "decode",
-            move || {
-                Module::on_thread()?;
-                on_threads(settings.threads, (developer, module))
-            },
-            |(developer, module), batch| develop(developer, module.as_ref(), batch),
         );
-    let result = chosen(flow, choice, settings.image_workers)
-        .map("image", settings.image_workers, move |drawn| to_row(drawn, format))
-        .sink("write", &mut writer)
-        .await;
+    let finishing = Finishing { developer, module, choice, settings, format: model.image };
+    let result = finishing.write(flow, &mut writer).await;
     running.end(result, &writer)
 }

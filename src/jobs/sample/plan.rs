@@ -13,7 +13,7 @@ use crate::chain::{ChainConfig, Condition};
 use crate::config::{LabelChoice, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
-use crate::jobs::model::{Model, Painter, refused};
+use crate::jobs::model::{Model, Painter};
 use crate::jobs::outline::describe_chain;
 use crate::jobs::work::{Pending, Work, outlook};
 use crate::tables::{ChooseSelection, RowSelection, SamplesIdentity};
@@ -43,8 +43,7 @@ impl SamplePlan {
         let choice = (options.device, options.overwrite);
         let model = Model::open(pipeline, choice, &pipeline.sample.compat).await?;
         let config = model.directory.config();
-        let shape = model.directory.tokenizer_config().map_err(refused)?;
-        let factor = u32::try_from(shape.downsampling()).unwrap_or(u32::MAX);
+        let factor = model.factor()?;
         let size = (config.grid.0.saturating_mul(factor), config.grid.1.saturating_mul(factor));
         let scorer = Scorer::open(&pipeline.choose, &config.condition, size)?;
         let share = scorer.as_ref().map(|_| Share::new(&pipeline.choose));
@@ -53,13 +52,7 @@ impl SamplePlan {
             None => counted(pipeline, &model, scorer.as_ref(), share)?,
         };
         let pixels = u64::from(size.0).saturating_mul(size.1.into()).saturating_mul(3);
-        let choose = scorer.as_ref().map(|scorer| ChooseSelection {
-            scorer: scorer.name(),
-            draw: pipeline.choose.draw.map(u64::from),
-            rate: pipeline.choose.rate,
-            threshold: pipeline.choose.threshold,
-            rejected: pipeline.choose.rejected.clone(),
-        });
+        let choose = scorer.as_ref().map(|scorer| scorer.selection(&pipeline.choose));
         Ok(SamplePlan { model, draws, survey, units, selection, scorer, choose, size, pixels })
     }
 
@@ -79,10 +72,7 @@ impl SamplePlan {
 
     /// Loads the scorer onto the run's device, where it is a module of the user's.
     pub(super) fn load_scorer(&self) -> Result<Option<Module>, JobError> {
-        let Some(Scorer::Module(file)) = &self.scorer else { return Ok(None) };
-        let (config, device) = (self.model.directory.config(), self.model.device.device);
-        let batch = self.model.settings.tokenizer_batch_size as usize;
-        file.load(device, &config.condition, self.size, batch).map(Some)
+        self.scorer.as_ref().map_or(Ok(None), |scorer| scorer.load(&self.model, self.size))
     }
 
     /// The most images that are kept, of all units.
@@ -131,9 +121,6 @@ async fn table(pipeline: &Pipeline, url: &str, model: &Model, share: Option<Shar
     let interpreter = Interpreter::open(pipeline, url, model, share).await?;
     let cutter = Cutter::new(sample.unit_rows).whole(share.is_some());
     let survey = survey(&interpreter, cutter, sample.shared_seeds).await?;
-    if survey.cut > 0 {
-        tracing::warn!("{} of {} prompts are longer than the chain's text and are cut", survey.cut, survey.rows);
-    }
     let (labels, prompts) = ("prompts".to_owned(), Some(survey.digest.clone()));
     let selection = RowSelection { count: survey.draws, unit_rows: sample.unit_rows, labels, prompts };
     let draws = Draws::Table(Box::new(interpreter));

@@ -112,6 +112,8 @@ pub struct Interpreter {
     count: u64,
     /// How many images are drawn of a row, and how many of them may be kept, where the run chooses.
     share: Option<Share>,
+    /// What rows are drawn of that say neither a text nor a class, where they may.
+    otherwise: Option<Subject>,
     strict: bool,
     seed: u64,
     /// The settings of the last row that had some of its own: rows that follow one another are often alike.
@@ -144,19 +146,38 @@ impl Interpreter {
         model: &Model,
         share: Option<Share>,
     ) -> Result<Interpreter, JobError> {
+        let line = match model.directory.config().condition {
+            Condition::Class { .. } => Column::Label,
+            Condition::None | Condition::Text(_) => Column::Prompt,
+        };
+        let sample = &pipeline.sample;
+        let table = PromptTable::open(url, &sample.ignore_columns, line).await.map_err(usage)?;
+        Interpreter::of(table, pipeline, model, (sample.count.unwrap_or(1), share)).await
+    }
+
+    /// Reads the rows of `table`; of those that do not say, `count` images are wanted.
+    ///
+    /// # Errors
+    /// [`JobError::Usage`]: class names or a text tokenizer that do not fit the chain.
+    pub async fn of(
+        table: PromptTable,
+        pipeline: &Pipeline,
+        model: &Model,
+        (count, share): (u64, Option<Share>),
+    ) -> Result<Interpreter, JobError> {
         let sample = &pipeline.sample;
         let condition = model.directory.config().condition;
         if sample.class_names.is_some() && !matches!(condition, Condition::Class { .. }) {
             return Err(usage("sample.class_names is given, but the chain has no classes"));
         }
-        let (what, line) = match condition {
-            Condition::None => (What::Nothing, Column::Prompt),
+        let what = match condition {
+            Condition::None => What::Nothing,
             Condition::Class { classes, .. } => {
                 let names = match &sample.class_names {
                     Some(file) => names(file, classes).await?,
                     None => Vec::new(),
                 };
-                (What::Classes(Arc::new(Classes::new(classes, names))), Column::Label)
+                What::Classes(Arc::new(Classes::new(classes, names)))
             }
             Condition::Text(text) => {
                 let tokenizer = TextTokenizer::open(model.directory.text_tokenizer_file()).map_err(usage)?;
@@ -169,20 +190,26 @@ impl Interpreter {
                         text.vocabulary
                     )));
                 }
-                (What::Texts(Arc::new(tokenizer), usize::try_from(text.length).unwrap_or(0)), Column::Prompt)
+                What::Texts(Arc::new(tokenizer), usize::try_from(text.length).unwrap_or(0))
             }
         };
         Ok(Interpreter {
-            table: PromptTable::open(url, &sample.ignore_columns, line).await.map_err(usage)?,
+            table,
             what,
             run: model.run.clone(),
             usual: model.usual.clone(),
-            count: sample.count.unwrap_or(1),
+            count,
             share,
+            otherwise: None,
             strict: sample.strict,
             seed: pipeline.run.seed,
             last: None,
         })
+    }
+
+    /// The same where rows that say neither a text nor a class are drawn of `subject`.
+    pub fn otherwise(self, subject: Option<Subject>) -> Interpreter {
+        Interpreter { otherwise: subject, ..self }
     }
 
     /// Images that are drawn of a row.
@@ -207,7 +234,13 @@ impl Interpreter {
     }
 
     /// What the row is drawn of, and whether the end of its text is lost.
-    fn subject(&self, row: &PromptRow) -> Result<(Subject, bool), String> {
+    ///
+    /// # Errors
+    /// What is wrong with it, as it follows "line 3: ".
+    pub fn subject(&self, row: &PromptRow) -> Result<(Subject, bool), String> {
+        if let (None, None, Some(subject)) = (&row.prompt, &row.label, &self.otherwise) {
+            return Ok((subject.clone(), false));
+        }
         match (&self.what, &row.prompt, &row.label) {
             (What::Texts(tokenizer, length), Some(text), None) => {
                 let encoded = tokenizer.encode(text, *length).map_err(|error| error.to_string())?;

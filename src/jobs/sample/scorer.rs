@@ -19,7 +19,8 @@ use crate::jobs::JobError;
 use crate::jobs::demo::reader::{self, ATTRIBUTES};
 use crate::jobs::demo::scenes::SIDE;
 use crate::jobs::demo::words::Caption;
-use crate::jobs::model::Drawn;
+use crate::jobs::model::{Drawn, Model};
+use crate::tables::ChooseSelection;
 use crate::text::TextTokenizer;
 use sha2::{Digest, Sha256};
 use std::io::Read;
@@ -76,6 +77,27 @@ impl Scorer {
             }
             "shapes" => Ok(Some(Scorer::Shapes)),
             path => ModuleFile::open(path, section, condition).map(|file| Some(Scorer::Module(file))),
+        }
+    }
+
+    /// Loads it onto the device of `model`, where it is a module of the user's; images have `size` = (height, width) pixels.
+    ///
+    /// # Errors
+    /// [`JobError::Usage`]: a module that does not score such images.
+    pub fn load(&self, model: &Model, size: (u32, u32)) -> Result<Option<Module>, JobError> {
+        let Scorer::Module(file) = self else { return Ok(None) };
+        let batch = model.settings.tokenizer_batch_size as usize;
+        file.load(model.device.device, &model.directory.config().condition, size, batch).map(Some)
+    }
+
+    /// What chooses by it as `section` says, for the identity.
+    pub fn selection(&self, section: &ChooseSection) -> ChooseSelection {
+        ChooseSelection {
+            scorer: self.name(),
+            draw: section.draw.map(u64::from),
+            rate: section.rate,
+            threshold: section.threshold,
+            rejected: section.rejected.clone(),
         }
     }
 

@@ -6,14 +6,18 @@ use super::scorer::{Module, Scorer, shapes};
 use super::subjects::Subject;
 use crate::chain::{self, Chain};
 use crate::datasets::Unit;
-use crate::flow::{BoxError, Flow};
-use crate::jobs::model::{Developer, Drawn, stopped};
+use crate::flow::{BoxError, Flow, FlowError, Report};
+use crate::imaging::{FileFormat, Kept};
+use crate::jobs::model::{Developer, Drawn, Settings, stopped, to_row};
+use crate::jobs::sink::Writer;
 use crate::reject::Reject;
+use crate::tables::SamplesIdentity;
 use crate::torch;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 /// Of each row's images the best, where the run chooses.
-pub fn chosen(flow: Flow<Unit, Drawn, Reject>, choice: Option<Choice>, workers: usize) -> Flow<Unit, Drawn, Reject> {
+fn chosen(flow: Flow<Unit, Drawn, Reject>, choice: Option<Choice>, workers: usize) -> Flow<Unit, Drawn, Reject> {
     let Some(choice) = choice else { return flow };
     let flow = match choice.scorer {
         Scorer::Shapes => flow.map("score", workers, |drawn| vec![Ok(shapes(drawn))]),
@@ -32,9 +36,54 @@ pub fn on_threads<T>(threads: NonZeroUsize, state: T) -> Result<T, BoxError> {
 
 /// Tokens that were drawn, on their way to an image.
 pub struct Sketch {
-    draw: Draw,
-    tokens: Vec<u16>,
-    score: Option<f32>,
+    pub draw: Draw,
+    pub tokens: Vec<u16>,
+    pub score: Option<f32>,
+    /// What an edit was drawn over.
+    pub source: Option<SketchSource>,
+}
+
+/// The image that an edit was drawn over.
+#[derive(Clone)]
+pub struct SketchSource {
+    /// As the table has it.
+    pub parent: Arc<str>,
+    /// What stays of its pixels.
+    pub kept: Option<Arc<Kept>>,
+}
+
+/// What makes rows of the table of sketches.
+pub struct Finishing {
+    pub developer: Developer,
+    pub module: Option<Module>,
+    pub choice: Option<Choice>,
+    pub settings: Settings,
+    pub format: FileFormat,
+}
+
+impl Finishing {
+    /// The second half of every run: sketches become images beside the drawing of the next ones, then files, then rows of units
+    /// that are committed.
+    pub async fn write(
+        self,
+        flow: Flow<Unit, Sketch, Reject>,
+        writer: &mut Writer<SamplesIdentity>,
+    ) -> Result<Report<Unit>, FlowError> {
+        let Finishing { developer, module, choice, settings, format } = self;
+        // The batches that were drawn: while one becomes images, the next is drawn.
+        let flow = flow.batch(settings.batch_size as usize).device(
+            "decode",
+            move || {
+                Module::on_thread()?;
+                on_threads(settings.threads, (developer, module))
+            },
+            |(developer, module), batch| develop(developer, module.as_ref(), batch),
+        );
+        chosen(flow, choice, settings.image_workers)
+            .map("image", settings.image_workers, move |drawn| to_row(drawn, format))
+            .sink("write", writer)
+            .await
+    }
 }
 
 /// A batch of rows to tokens.
@@ -61,13 +110,22 @@ pub fn draw(
         let unit = batch.first().map_or("", |draw| draw.unit.name.as_str());
         stopped(error, unit, &batch.iter().map(|draw| draw.key.as_str()).collect::<Vec<_>>())
     })?;
-    Ok(batch.into_iter().zip(drawn).map(|(draw, (tokens, score))| Sketch { draw, tokens, score }).collect())
+    Ok(batch
+        .into_iter()
+        .zip(drawn)
+        .map(|(draw, (tokens, score))| Sketch { draw, tokens, score, source: None })
+        .collect())
 }
 
 /// A batch of tokens to images.
 pub fn develop(developer: &Developer, module: Option<&Module>, batch: Vec<Sketch>) -> Result<Vec<Drawn>, BoxError> {
     let grids: Vec<&[u16]> = batch.iter().map(|sketch| sketch.tokens.as_slice()).collect();
-    let images = developer.decode(&grids)?;
+    let mut images = developer.decode(&grids)?;
+    for (sketch, image) in batch.iter().zip(&mut images) {
+        if let Some(kept) = sketch.source.as_ref().and_then(|source| source.kept.as_ref()) {
+            kept.over(image);
+        }
+    }
     let scores = match module {
         Some(module) => {
             let subjects: Vec<&Subject> = batch.iter().map(|sketch| &sketch.draw.subject).collect();
@@ -75,21 +133,22 @@ pub fn develop(developer: &Developer, module: Option<&Module>, batch: Vec<Sketch
         }
         None => batch.iter().map(|sketch| sketch.score).collect(),
     };
-    let drawn = batch.into_iter().zip(images).zip(scores).map(|((Sketch { draw, tokens, .. }, image), score)| Drawn {
-        number: draw.number,
-        unit: draw.unit.name.clone(),
-        label: draw.subject.label(),
-        prompt: draw.subject.prompt(),
-        parent: None,
-        seed: draw.seed,
-        settings: draw.settings.recorded,
-        key: draw.key,
-        tokens,
-        image,
-        score,
-        rank: None,
-        accepted: true,
-        candidate: draw.candidate,
-    });
+    let drawn =
+        batch.into_iter().zip(images).zip(scores).map(|((Sketch { draw, tokens, source, .. }, image), score)| Drawn {
+            number: draw.number,
+            unit: draw.unit.name.clone(),
+            label: draw.subject.label(),
+            prompt: draw.subject.prompt(),
+            parent: source.map(|source| source.parent.to_string()),
+            seed: draw.seed,
+            settings: draw.settings.recorded,
+            key: draw.key,
+            tokens,
+            image,
+            score,
+            rank: None,
+            accepted: true,
+            candidate: draw.candidate,
+        });
     Ok(drawn.collect())
 }

@@ -56,13 +56,16 @@ pub async fn survey(interpreter: &Interpreter, mut cutter: Cutter, shared_seeds:
         rows += 1;
     }
     if rows == 0 {
-        return Err(usage(interpreter.table.broken("there are no prompts in it")));
+        return Err(usage(interpreter.table.broken("there are no rows in it")));
     }
     if let Some(twice) = repeated(keys) {
         refuse_keys(interpreter, &twice).await.map_err(usage)?;
     }
     if let Some(seed) = overlap(seeds).filter(|_| !shared_seeds) {
         return Err(usage(name_seed(interpreter, seed).await));
+    }
+    if cut > 0 {
+        tracing::warn!("{cut} of {rows} prompts are longer than the chain's text and are cut");
     }
     let units = cutter.finish()?;
     let draws = units.last().and_then(|unit| unit.range.clone()).map_or(0, |range| range.end);

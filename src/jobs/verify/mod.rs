@@ -3,8 +3,9 @@
 //! Latents, samples or both: whatever is there. Every file is read to its end. Checked are the manifest; each file's seal,
 //! schema and provenance; its counts; every row's place, tokens and checksum; that images are of one size, which fits the
 //! grid; rows against rejects of the same unit, and what a retry gave against the rejects before it; units without a file, and
-//! files without a unit. Nothing is changed.
+//! files without a unit; decisions about samples against these. Nothing is changed.
 
+mod decisions;
 mod report;
 
 pub use report::{Counts, Problem, VerifyReport};
@@ -15,6 +16,7 @@ use crate::tables::{
     FileInfo, Identity, Manifest, OutputDir, Provenance, RowCheck, Run, SamplesIdentity, TableError, TableRow,
     UnitFile, check_seal, file_of_path, read_rejects_of, read_table,
 };
+use decisions::Keys;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,8 +32,11 @@ const UNITS_IN_FLIGHT: usize = 4;
 /// Only when the directory cannot be listed, or there is nothing of ours in it. Damage is reported, not an error.
 pub async fn verify(dir: &OutputDir) -> Result<VerifyReport, TableError> {
     let mut report = VerifyReport { root: dir.root().to_string(), ..VerifyReport::default() };
-    let found = verify_run::<Identity>(dir, &mut report).await?;
-    if !verify_run::<SamplesIdentity>(&dir.of(), &mut report).await? && !found {
+    let latents = verify_run::<Identity>(dir, &mut report).await?;
+    let samples = verify_run::<SamplesIdentity>(&dir.of(), &mut report).await?;
+    if let Some(Found { identity, units }) = &samples {
+        decisions::check(&dir.of(), (identity.as_ref(), units), &mut report).await;
+    } else if latents.is_none() {
         let detail = "neither a manifest nor latents nor samples: not an output directory of imagebart";
         return Err(TableError::Format { path: dir.root().to_string(), detail: detail.to_owned() });
     }
@@ -41,13 +46,21 @@ pub async fn verify(dir: &OutputDir) -> Result<VerifyReport, TableError> {
     Ok(report)
 }
 
-/// Checks what runs of one kind left in `dir`, and says whether there is anything of theirs.
-async fn verify_run<I: Run>(dir: &OutputDir<I>, report: &mut VerifyReport) -> Result<bool, TableError> {
+/// What is there of a run.
+struct Found<I> {
+    /// The manifest's.
+    identity: Option<I>,
+    /// The units that have rows, in the order they are read in, with the keys of these.
+    units: Vec<(String, Keys)>,
+}
+
+/// Checks what runs of one kind left in `dir`; none where there is nothing of theirs.
+async fn verify_run<I: Run>(dir: &OutputDir<I>, report: &mut VerifyReport) -> Result<Option<Found<I>>, TableError> {
     let (rows, rejects) = (dir.list(I::TABLE).await?, dir.list(I::REJECTS).await?);
     let manifest_path = dir.root().clone().join(I::MANIFEST);
     let manifest = match dir.manifest().await {
         Ok(Some(manifest)) => Some(manifest),
-        Ok(None) if rows.is_empty() && rejects.is_empty() => return Ok(false),
+        Ok(None) if rows.is_empty() && rejects.is_empty() => return Ok(None),
         Ok(None) => {
             report.add(&manifest_path, "missing");
             None
@@ -73,9 +86,14 @@ async fn verify_run<I: Run>(dir: &OutputDir<I>, report: &mut VerifyReport) -> Re
         done: done.values().filter(|files| files.contains_key(&0)).count() as u64,
         ..Counts::default()
     };
-    check_units(dir, manifest.map(|manifest| manifest.provenance()), (&done, &rejected), &mut counts, report).await;
+    let provenance = manifest.as_ref().map(|manifest| manifest.provenance());
+    let mut keys = check_units(dir, provenance, (&done, &rejected), &mut counts, report).await;
     report.tables.push(counts);
-    Ok(true)
+    let units = match &manifest {
+        Some(manifest) => manifest.units.iter().filter_map(|unit| keys.remove_entry(&unit.name)).collect(),
+        None => keys.into_iter().collect(),
+    };
+    Ok(Some(Found { identity: manifest.map(|manifest| manifest.identity), units }))
 }
 
 /// A unit's files in one table, by retry: 0 is the one that makes the unit done.
@@ -115,14 +133,16 @@ fn find_gaps<I: Run>(manifest: &Manifest<I>, path: &Path, done: &BTreeMap<String
     }
 }
 
-/// Reads every unit's files. `expected` is the manifest's provenance; without one, the first sound file's.
+/// Reads every unit's files, and gives the keys of its rows. `expected` is the manifest's provenance; without one, the first sound
+/// file's.
 async fn check_units<I: Run>(
     dir: &OutputDir<I>,
     mut expected: Option<Provenance<I>>,
     (done, rejected): (&BTreeMap<String, Files>, &BTreeMap<String, Files>),
     counts: &mut Counts,
     report: &mut VerifyReport,
-) {
+) -> BTreeMap<String, Keys> {
+    let mut keys = BTreeMap::new();
     let units: BTreeSet<&String> = done.keys().chain(rejected.keys()).collect();
     let checks = units.into_iter().map(|unit| {
         let files = |of: &BTreeMap<String, Files>| of.get(unit).cloned().unwrap_or_default();
@@ -148,12 +168,17 @@ async fn check_units<I: Run>(
             }
         }
         report.problems.extend(check.problems);
+        if done.contains_key(unit) {
+            keys.insert(unit.clone(), check.keys);
+        }
     }
+    keys
 }
 
 /// What was found in one unit's files.
 struct UnitCheck<I> {
     rows: u64,
+    keys: Keys,
     rejects: u64,
     infos: Vec<(Path, FileInfo<I>)>,
     problems: Vec<Problem>,
@@ -172,7 +197,7 @@ impl<I> UnitCheck<I> {
 }
 
 async fn check_unit<I: Run>(dir: OutputDir<I>, unit: String, rows: Files, rejects: Files) -> UnitCheck<I> {
-    let mut check = UnitCheck { rows: 0, rejects: 0, infos: Vec::new(), problems: Vec::new() };
+    let mut check = UnitCheck { rows: 0, keys: Keys::default(), rejects: 0, infos: Vec::new(), problems: Vec::new() };
     let mut before: Option<RejectsFile<I>> = None;
     let numbers: BTreeSet<u32> = rows.keys().chain(rejects.keys()).copied().collect();
     for retry in numbers {
@@ -262,6 +287,7 @@ async fn check_rows<I: Run>(
         }
         position += 1;
         check.rows += 1;
+        check.keys.add(row.key());
         faults.row(&row);
     }
     for detail in faults.finish() {

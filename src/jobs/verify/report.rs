@@ -36,6 +36,8 @@ pub struct VerifyReport {
     pub root: String,
     /// The tables that are there.
     pub tables: Vec<Counts>,
+    /// Rows of the decisions about samples, where there are any.
+    pub decisions: Option<u64>,
     /// What is wrong, in the order of files.
     pub problems: Vec<Problem>,
     /// Units of the manifests that are not done.
@@ -65,6 +67,9 @@ impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for table in &self.tables {
             writeln!(f, "{table}")?;
+        }
+        if let Some(rows) = self.decisions {
+            writeln!(f, "decisions: {rows} rows")?;
         }
         for problem in self.problems.iter().take(SHOWN) {
             writeln!(f, "problem: {}: {}", problem.file, problem.detail)?;

@@ -27,8 +27,16 @@ pub fn picture(index: u64, width: u32, height: u32) -> image::RgbImage {
 
 /// The picture as a PNG file's bytes.
 pub fn png(index: u64, width: u32, height: u32) -> Vec<u8> {
+    png_of(&picture(index, width, height))
+}
+
+/// An image as a PNG file's bytes.
+pub fn png_of<P>(image: &image::ImageBuffer<P, Vec<u8>>) -> Vec<u8>
+where
+    P: image::PixelWithColorType<Subpixel = u8>,
+{
     let mut bytes = Cursor::new(Vec::new());
-    picture(index, width, height).write_to(&mut bytes, image::ImageFormat::Png).expect("PNG encodes");
+    image.write_to(&mut bytes, image::ImageFormat::Png).expect("PNG encodes");
     bytes.into_inner()
 }
 
