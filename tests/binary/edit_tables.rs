@@ -2,14 +2,13 @@
 
 use crate::common::model::support::{classes, unconditional};
 use crate::common::model::{SIDE, pipeline, rows};
-use crate::common::{imagebart, picture, png, png_of, stderr, succeed, tables};
+use crate::common::{Kills, imagebart, picture, png, png_of, stderr, succeed, tables};
 use crate::edit::{Edits, mask};
 use arrow::array::{
     ArrayRef, BinaryArray, Float32Array, Int64Array, LargeBinaryArray, StringArray, StructArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field};
 use arrow::record_batch::RecordBatch;
-use imagebart::random::{Purpose, RowKey};
 use imagebart::tables::SampleRow;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
@@ -259,32 +258,16 @@ fn kills_leave_no_trace() {
 
     let disturbed = table.out("disturbed");
     let url = format!("output.url={}", disturbed.display());
-    let moments = RowKey::new(11, "kill", 0, 0);
-    let (mut kills, mut completions) = (0, 0);
-    for attempt in 0.. {
+    let again = || {
         let mut command = imagebart();
         command.arg("edit").arg(&table.file).args(["--set", &url]).stderr(Stdio::null());
         command.args(settings.iter().flat_map(|setting| ["--set", setting]));
-        let mut child = command.spawn().unwrap();
-        // The delay is the moment of the kill, not a wait for something to happen.
-        std::thread::sleep(undisturbed_time.mul_f32(moments.uniform(Purpose::Init, attempt)));
-        if child.try_wait().unwrap().is_some() {
-            // It was faster than the kill: look at what it made, and begin again from nothing.
-            assert_eq!(undisturbed, tables(&disturbed));
-            fs::remove_dir_all(&disturbed).unwrap();
-            completions += 1;
-            assert!(completions < 60, "the kills never hit a running edit");
-            continue;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        if kills == KILLS {
-            break;
-        }
-    }
+        command
+    };
+    let undisturbed = (undisturbed_time, &undisturbed);
+    Kills { count: KILLS, undisturbed, place: &disturbed, completions: 60 }.inflict(again);
     table.draw("disturbed", &settings);
-    assert_eq!(undisturbed, tables(&disturbed));
+    assert_eq!(*undisturbed.1, tables(&disturbed));
 }
 
 /// The best of several edits of an image are kept.

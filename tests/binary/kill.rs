@@ -1,10 +1,9 @@
 //! `encode` killed at any instant and run again writes the bytes of an undisturbed run.
 
-use crate::common::{imagebart, pipeline, succeed, tables, webdataset};
-use imagebart::random::{Purpose, RowKey};
+use crate::common::{Kills, imagebart, pipeline, succeed, tables, webdataset};
 use std::fs;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tempfile::tempdir;
 
 const KILLS: u32 = 30;
@@ -31,29 +30,14 @@ fn thirty_kills_leave_no_trace() {
 
     let disturbed = root.path().join("disturbed");
     let url = format!("output.url={}", disturbed.display());
-    let moments = RowKey::new(11, "kill", 0, 0);
-    let (mut kills, mut attempt, mut completions) = (0, 0, 0);
-    while kills < KILLS {
-        let mut child =
-            imagebart().args(["encode", file, "--set", &url]).stderr(Stdio::null()).spawn().expect("encode starts");
-        // The delay is the moment of the kill, not a wait for something to happen.
-        let share = moments.uniform(Purpose::Init, attempt);
-        attempt += 1;
-        std::thread::sleep(Duration::from_secs_f64(undisturbed_time.as_secs_f64() * f64::from(share)));
-        if child.try_wait().unwrap().is_some() {
-            // It was faster than the kill: look at what it made, and begin again from nothing.
-            assert_eq!(undisturbed, tables(&disturbed));
-            fs::remove_dir_all(&disturbed).unwrap();
-            completions += 1;
-            assert!(completions < 200, "the kills never hit a running encode");
-            continue;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-    }
+    let undisturbed = (undisturbed_time, &undisturbed);
+    Kills { count: KILLS, undisturbed, place: &disturbed, completions: 200 }.inflict(|| {
+        let mut command = imagebart();
+        command.args(["encode", file, "--set", &url]).stderr(Stdio::null());
+        command
+    });
     succeed(["encode", file, "--set", &url]);
-    assert_eq!(undisturbed, tables(&disturbed));
+    assert_eq!(*undisturbed.1, tables(&disturbed));
     succeed(["verify", disturbed.to_str().unwrap()]);
 }
 

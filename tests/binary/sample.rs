@@ -2,10 +2,9 @@
 
 use crate::common::model::support::{classes, unconditional};
 use crate::common::model::{CODES, SIDE, TOKENS, change_scale, load, pipeline, prompted, rows, tokens};
-use crate::common::{imagebart, run, stderr, succeed, tables};
+use crate::common::{Kills, imagebart, run, stderr, succeed, tables};
 use imagebart::chain::ModelDirectory;
 use imagebart::config::ConditionSection;
-use imagebart::random::{Purpose, RowKey};
 use imagebart::vqgan::TokenizerOptions;
 use std::fs;
 use std::num::NonZeroUsize;
@@ -443,29 +442,10 @@ fn kills_leave_no_trace() {
         command.args(["sample", file, "--set", &url]).args(settings).stderr(Stdio::null());
         command
     };
-    let moments = RowKey::new(11, "kill", 0, 0);
-    let (mut kills, mut completions) = (0, 0);
-    for attempt in 0.. {
-        let mut child = again().spawn().unwrap();
-        // The delay is the moment of the kill, not a wait for something to happen.
-        std::thread::sleep(undisturbed_time.mul_f32(moments.uniform(Purpose::Init, attempt)));
-        if child.try_wait().unwrap().is_some() {
-            // It was faster than the kill: look at what it made, and begin again from nothing.
-            assert_eq!(undisturbed, tables(&disturbed));
-            fs::remove_dir_all(&disturbed).unwrap();
-            completions += 1;
-            assert!(completions < 100, "the kills never hit a running sample");
-            continue;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        if kills == KILLS {
-            break;
-        }
-    }
+    let undisturbed = (undisturbed_time, &undisturbed);
+    Kills { count: KILLS, undisturbed, place: &disturbed, completions: 100 }.inflict(again);
     assert!(again().status().unwrap().success());
-    assert_eq!(undisturbed, tables(&disturbed));
+    assert_eq!(*undisturbed.1, tables(&disturbed));
     succeed(["verify", disturbed.to_str().unwrap()]);
 }
 

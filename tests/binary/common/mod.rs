@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// A photograph-like picture: smooth colours with some noise, different for every `index`.
 pub fn picture(index: u64, width: u32, height: u32) -> image::RgbImage {
@@ -157,6 +158,45 @@ pub fn tables(root: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     found
+}
+
+/// A run that is killed again and again.
+pub struct Kills<'a> {
+    pub count: u32,
+    /// How long it takes undisturbed, and the tables it then leaves.
+    pub undisturbed: (Duration, &'a BTreeMap<String, Vec<u8>>),
+    /// Where its tables go.
+    pub place: &'a Path,
+    /// So many runs in all may be faster than their kill.
+    pub completions: u32,
+}
+
+impl Kills<'_> {
+    /// Starts what `again` gives and kills it, until that has hit it `count` times. A run that was faster must have left the tables
+    /// of an undisturbed one, and the next begins from nothing.
+    pub fn inflict(&self, again: impl Fn() -> Command) {
+        let moments = RowKey::new(11, "kill", 0, 0);
+        let (time, tables_of_it) = self.undisturbed;
+        let (mut kills, mut completions) = (0, 0);
+        for attempt in 0.. {
+            let mut child = again().spawn().expect("it starts");
+            // The delay is the moment of the kill, not a wait for something to happen.
+            std::thread::sleep(time.mul_f32(moments.uniform(Purpose::Init, attempt)));
+            if child.try_wait().unwrap().is_some() {
+                assert_eq!(*tables_of_it, tables(self.place));
+                std::fs::remove_dir_all(self.place).unwrap();
+                completions += 1;
+                assert!(completions < self.completions, "the kills never hit a running program");
+                continue;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            if kills == self.count {
+                break;
+            }
+        }
+    }
 }
 
 /// The folder named by the environment variable, or a visible line that says the test is skipped.
