@@ -53,7 +53,7 @@ impl Codebook {
     }
 
     /// Learns that the features `[N, D]` were given the entries `indices` (`[N]`), and moves `entries`. Returns the entries that
-    /// were placed anew.
+    /// were placed anew. Before it [counts](Codebook::counts) nothing moves.
     pub fn update(
         &mut self,
         entries: &Tensor,
@@ -61,6 +61,9 @@ impl Codebook {
         indices: &Tensor,
         step: u64,
     ) -> Result<Option<Tensor>, TchError> {
+        if !self.counts(step) {
+            return Ok(None);
+        }
         let counts = indices.f_bincount(None::<Tensor>, entries.size2()?.0)?;
         if let (Some((number, sum)), Some(decay)) = (&mut self.means, self.config.decay) {
             let sums = sum.f_zeros_like()?.f_index_add(0, indices, features)?;

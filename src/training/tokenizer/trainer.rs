@@ -238,9 +238,8 @@ impl Trainer {
         let indices: Vec<&Tensor> = passed.iter().map(|passed| &passed.indices).collect();
         let entries = leaf(&self.parameters, CODEBOOK)?;
         let (codebook, step) = (&mut self.codebook, self.step);
-        let restarted = tch::no_grad(|| match codebook.counts(step) {
-            true => codebook.update(entries, &Tensor::f_cat(&features, 0)?, &Tensor::f_cat(&indices, 0)?, step),
-            false => Ok(None),
+        let restarted = tch::no_grad(|| {
+            codebook.update(entries, &Tensor::f_cat(&features, 0)?, &Tensor::f_cat(&indices, 0)?, step)
         })?;
         if let Some(ema) = &mut self.ema {
             ema.update(|name| self.parameters.get(name))?;
