@@ -16,7 +16,7 @@ pub struct CodebookConfig {
     /// Decay of the running means that the entries follow (van den Oord et al. 2017, appendix A.1); by gradients when none.
     pub decay: Option<f64>,
     /// An entry that was not used for so many steps is placed anew, at a feature of the batch at hand that lies far from all
-    /// entries in use ([`far_rows`]); never when none. In the codebook's first step all that it does not use are.
+    /// entries in use (`far_rows`); never when none. In the codebook's first step all that it does not use are.
     pub restart_after: Option<u64>,
     /// Of the places.
     pub seed: u64,
