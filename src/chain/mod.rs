@@ -34,6 +34,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bound;
 mod config;
 pub mod directory;
 pub mod draw;
@@ -47,6 +48,7 @@ mod sections;
 mod settings;
 mod walk;
 
+pub use bound::Noised;
 pub use config::{ChainConfig, ChainError, Condition, ScaleConfig};
 pub use directory::{ModelDirectory, ModelError};
 pub use edit::{EditNoise, EditOptions, EditRow, default_repeats};
