@@ -46,6 +46,7 @@ mod sampler;
 mod sections;
 mod settings;
 mod walk;
+mod windows;
 
 pub use config::{ChainConfig, ChainError, Condition, ScaleConfig};
 pub use directory::{ModelDirectory, ModelError};
@@ -57,3 +58,4 @@ pub use rows::{Row, RowCondition};
 pub use sampler::{SampleOptions, Start};
 pub use settings::{ScaleSettings, SettingsError, SettingsLists};
 pub use walk::{Compat, Step};
+pub use windows::LargeGrid;
