@@ -47,6 +47,7 @@ mod sampler;
 mod sections;
 mod settings;
 mod walk;
+mod windows;
 
 pub use bound::Noised;
 pub use config::{ChainConfig, ChainError, Condition, ScaleConfig};
@@ -59,3 +60,4 @@ pub use rows::{Row, RowCondition};
 pub use sampler::{SampleOptions, Start};
 pub use settings::{ScaleSettings, SettingsError, SettingsLists};
 pub use walk::{Compat, Step};
+pub use windows::LargeGrid;
