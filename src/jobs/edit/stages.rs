@@ -4,7 +4,8 @@ use super::canvas::Canvas;
 use super::prepare::{Prepared, Ready};
 use crate::chain::{Chain, EditOptions, EditRow, Row};
 use crate::flow::BoxError;
-use crate::jobs::model::{Developer, stopped};
+use crate::jobs::developer::Developer;
+use crate::jobs::model::stopped;
 use crate::jobs::sample::{Draw, Sketch};
 use std::sync::Arc;
 
