@@ -34,6 +34,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bound;
+mod candidates;
 mod config;
 pub mod directory;
 pub mod draw;
@@ -48,6 +50,7 @@ mod settings;
 mod walk;
 mod windows;
 
+pub use bound::Noised;
 pub use config::{ChainConfig, ChainError, Condition, ScaleConfig};
 pub use directory::{ModelDirectory, ModelError};
 pub use edit::{EditNoise, EditOptions, EditRow, default_repeats};

@@ -88,7 +88,8 @@ impl Chain {
             Some(grids) => grids,
             None => self.noise(&rows, windows.tokens())?,
         };
-        let visits = (1..=first).rev().map(|scale| Visit { scale, pass: 0, noise: None, known: None }).collect();
+        let visits =
+            (1..=first).rev().map(|scale| Visit { scale, pass: 0, noise: None, known: None, candidates: 1 }).collect();
         self.walk(&Walk { rows: &rows, windows, start, visits, compat: options.compat, likelihood }, trace)
     }
 
