@@ -62,6 +62,7 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
         ("sample.unit_rows", pipeline.sample.unit_rows),
         ("sample.count", pipeline.sample.count.unwrap_or(1)),
         ("run.memory_budget", pipeline.run.memory_budget.0),
+        ("tokenizer.decode_memory", pipeline.tokenizer.decode_memory.0),
         ("evaluate.count", pipeline.evaluate.count.unwrap_or(1)),
         ("evaluate.batch_size", pipeline.evaluate.batch_size.into()),
         ("evaluate.network_size", pipeline.evaluate.network_size.into()),
@@ -117,6 +118,10 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     )?;
     one_of("sample.compat", &pipeline.sample.compat, &["default", "authors"])?;
     one_of("sample.image", &pipeline.sample.image, &["png", "jpeg", "webp"])?;
+    if pipeline.sample.stride.is_some() && pipeline.sample.size.is_none() {
+        let message = "sample.stride is of pictures larger than the chain's: set sample.size too, or leave it out";
+        return Err(("sample.stride", message.to_owned()));
+    }
     if let Some(quality) = pipeline.sample.quality {
         if pipeline.sample.image != "jpeg" {
             let message = format!("sample.quality is jpeg's alone; {} is lossless", pipeline.sample.image);

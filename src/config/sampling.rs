@@ -27,6 +27,12 @@ pub struct SampleSection {
     pub shared_seeds: bool,
     /// Rows of a work unit, which is committed as one. A multiple of the batch size wastes no batch.
     pub unit_rows: u64,
+    /// Height and width of the pictures in pixels, where they are larger than those the chain was trained for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<[u32; 2]>,
+    /// The most tokens that a window of the chain's size moves over a larger picture at once; half a window when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stride: Option<u32>,
     /// Rows the networks see at once.
     pub batch_size: Auto<u32>,
     /// Arithmetic of the chain's networks: `fp32`, `bf16`, or `auto`: fp32 on the CPU, bf16 on CUDA.
@@ -67,6 +73,8 @@ impl Default for SampleSection {
             strict: false,
             shared_seeds: false,
             unit_rows: 1024,
+            size: None,
+            stride: None,
             batch_size: Auto::Auto,
             dtype: Auto::Auto,
             temperature: PerScale::default(),

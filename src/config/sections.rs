@@ -115,7 +115,7 @@ impl Default for ImageSection {
 }
 
 /// `[tokenizer]`: the VQGAN.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerSection {
     /// A safetensors file with the tensor names of the released checkpoints.
@@ -130,6 +130,22 @@ pub struct TokenizerSection {
     pub batch_size: Auto<u32>,
     /// `fp32`; `bf16`, which is faster on GPUs but changes a few tokens in a hundred; or `auto`: fp32.
     pub dtype: Auto<DType>,
+    /// The most that decoding one picture may hold in activations: `sample` and `edit` decode larger ones in tiles.
+    pub decode_memory: ByteSize,
+}
+
+impl Default for TokenizerSection {
+    fn default() -> Self {
+        TokenizerSection {
+            weights: String::new(),
+            ddconfig: None,
+            embed_dim: None,
+            n_embed: None,
+            batch_size: Auto::Auto,
+            dtype: Auto::Auto,
+            decode_memory: ByteSize(2 << 30),
+        }
+    }
 }
 
 /// `[shrink]`: a tokenizer with only the codes that are used.

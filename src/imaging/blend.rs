@@ -34,16 +34,20 @@ impl Kept {
         }
         let pixels = drawn.pixels.chunks_exact_mut(3).zip(self.image.pixels.chunks_exact(3));
         for ((drawn, kept), &share) in pixels.zip(&self.shares) {
-            if share == self.whole {
-                drawn.copy_from_slice(kept);
-            } else if share > 0 {
-                let (share, whole) = (u32::from(share), u32::from(self.whole));
-                for (drawn, kept) in drawn.iter_mut().zip(kept) {
-                    let sum = u32::from(*kept) * share + u32::from(*drawn) * (whole - share);
-                    // A mean of bytes is one.
-                    *drawn = ((sum + whole / 2) / whole) as u8;
-                }
-            }
+            mix(drawn, kept, share.into(), self.whole.into());
+        }
+    }
+}
+
+/// Puts `over` on what is `under` it, with a share of `share` in `whole`; equal bytes stay as they are.
+pub(super) fn mix(under: &mut [u8], over: &[u8], share: u32, whole: u32) {
+    if share >= whole {
+        under.copy_from_slice(over);
+    } else if share > 0 {
+        for (under, over) in under.iter_mut().zip(over) {
+            let sum = u32::from(*over) * share + u32::from(*under) * (whole - share);
+            // A mean of bytes is one.
+            *under = ((sum + whole / 2) / whole) as u8;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 pub mod demo;
+mod developer;
 pub mod edit;
 pub mod encode;
 pub mod evaluate;

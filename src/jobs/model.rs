@@ -1,31 +1,26 @@
-//! What `sample` and `edit` share: the chain and how it runs, the identity of what it draws, and the stages from token grids
-//! to image files.
+//! What `sample` and `edit` share: the chain and how it runs, and the identity of what it draws.
 
+use super::developer::Developer;
 use super::outline::describe_chain;
 use super::row_settings::{RowDraw, RunSettings};
-use super::sample::Candidate;
 use super::work::{dtype_name, dtype_named, processors, recorded};
 use super::{JobError, work};
-use crate::chain::{Chain, ChainConfig, Compat, ModelDirectory, ModelError, SampleError};
-use crate::config::{DType, Pipeline, SampleSection};
+use crate::chain::{Chain, ChainConfig, Compat, LargeGrid, ModelDirectory, ModelError, SampleError};
+use crate::config::{Auto, ByteSize, DType, Pipeline, SampleSection};
 use crate::diffusion::Schedule;
 use crate::flow::BoxError;
-use crate::imaging::{FileFormat, Rgb};
-use crate::random::RowKey;
-use crate::reject::{Reason, Reject};
+use crate::imaging::FileFormat;
 use crate::tables::{
-    ChooseSelection, EditSelection, FORMAT_VERSION, ImageFile, Provenance, RowSelection, RowSettings, SampleRow,
-    SamplesIdentity,
+    ChooseSelection, EditSelection, FORMAT_VERSION, LargeSelection, Provenance, RowSelection, RowSettings,
+    SamplesIdentity, TileSelection,
 };
 use crate::torch::device::{DeviceChoice, DeviceInUse, kind};
 use crate::transformer::Placement;
-use crate::vqgan::{Tokenizer, TokenizerOptions};
-use bytes::Bytes;
+use crate::vqgan::{Tiles, TokenizerOptions};
 use serde::Serialize;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Rows per batch when nobody says. A step of the chain reads all weights whatever the batch, so small batches waste it.
 const BATCH_ON_CPU: u32 = 16;
@@ -51,6 +46,19 @@ pub struct Model {
     tokenizer_dtype: DType,
     recorded: bool,
     seed: u64,
+    /// Decodings that a row has in memory at once: one, or one of each window across a larger grid.
+    decodings: u32,
+}
+
+/// What a run draws besides what [`Model`] knows, for its identity.
+pub struct Selections {
+    /// Rows and columns of its token grids.
+    pub grid: (u32, u32),
+    pub rows: RowSelection,
+    pub choose: Option<ChooseSelection>,
+    pub large: Option<LargeGrid>,
+    pub tiles: Option<Tiles>,
+    pub edit: Option<EditSelection>,
 }
 
 /// Settings with every `auto` decided.
@@ -117,6 +125,38 @@ impl Model {
             tokenizer_dtype,
             recorded: recorded.is_some(),
             seed: pipeline.run.seed,
+            decodings: 1,
+        })
+    }
+
+    /// The same for grids larger than the chain's. Batches that nobody chose become smaller, so that they take the memory of usual
+    /// ones, if they are not small anyway: of rows, each of which has several decodings in memory, and of pictures.
+    pub fn enlarged(mut self, pipeline: &Pipeline, large: &LargeGrid) -> Model {
+        let config = self.directory.config();
+        let times = (large.tokens() / config.tokens().max(1)).max(1) as u32;
+        self.decodings = large.windows(config.grid).1 as u32;
+        if !self.recorded && pipeline.sample.batch_size == Auto::Auto {
+            let usual = self.settings.batch_size;
+            self.settings.batch_size = (usual / self.decodings.max(1)).max(usual.min(BATCH_ON_CPU));
+        }
+        if !self.recorded && pipeline.tokenizer.batch_size == Auto::Auto {
+            self.settings.tokenizer_batch_size = (self.settings.tokenizer_batch_size / times).max(1);
+        }
+        self
+    }
+
+    /// The tiles that pictures of `grid` = (rows, columns) tokens are decoded in; none where they are decoded whole.
+    ///
+    /// # Errors
+    /// [`JobError::Usage`]: `tokenizer.decode_memory` is too little for any tile.
+    pub fn tiles(&self, grid: (u32, u32), most: ByteSize) -> Result<Option<Tiles>, JobError> {
+        let config = self.directory.tokenizer_config().map_err(refused)?;
+        let number = if self.tokenizer_dtype == DType::Fp32 { 4 } else { 2 };
+        Tiles::within(&config, grid, number, most.0).map_err(|least| {
+            JobError::Usage(format!(
+                "tokenizer.decode_memory = {most} is too little: the smallest tile takes {}",
+                ByteSize(least)
+            ))
         })
     }
 
@@ -139,26 +179,24 @@ impl Model {
         let options = TokenizerOptions { device, dtype, ..TokenizerOptions::default() };
         let tokenizer = self.directory.load_tokenizer(options).map_err(refused)?;
         let batch = self.settings.tokenizer_batch_size as usize;
-        Ok(Developer { tokenizer, batch, grid: self.directory.config().grid })
+        Ok(Developer::new(tokenizer, batch, self.directory.config().grid))
     }
 
     /// What the rows of a run with the networks of `painter` have in common.
-    pub fn provenance(
-        &self,
-        painter: &Painter,
-        rows: RowSelection,
-        (choose, edit): (Option<ChooseSelection>, Option<EditSelection>),
-    ) -> Provenance<SamplesIdentity> {
-        let config = self.directory.config();
+    pub fn provenance(&self, painter: &Painter, selections: Selections) -> Provenance<SamplesIdentity> {
+        let Selections { grid, rows, choose, large, tiles, edit } = selections;
+        let codebook_size = self.directory.config().codebook_size;
         let identity = SamplesIdentity {
             format_version: FORMAT_VERSION,
-            tokenizer: painter.developer.tokenizer.fingerprint().to_owned(),
+            tokenizer: painter.developer.fingerprint().to_owned(),
             chain: painter.chain.fingerprint().to_owned(),
             schedule: self.directory.schedule().cumulatives().to_vec(),
             settings: RowSettings::clone(&self.usual.recorded),
             compat: if self.compat == Compat::Authors { "authors" } else { "default" }.to_owned(),
             rows,
             choose,
+            large: large.map(|LargeGrid { grid, stride }| LargeSelection { grid, stride }),
+            tiles: tiles.map(|Tiles { size, overlap, margin }| TileSelection { size, overlap, margin }),
             edit,
             image: self.image.to_string(),
             seed: self.seed,
@@ -169,7 +207,7 @@ impl Model {
             device: self.device.class.clone(),
             threads: self.settings.threads.get() as u32,
         };
-        Provenance { identity, grid: config.grid, codebook_size: config.codebook_size, rows_per_image: 1 }
+        Provenance { identity, grid, codebook_size, rows_per_image: 1 }
     }
 
     /// Whether the output was there already, to be gone on with.
@@ -182,7 +220,7 @@ impl Model {
         let Settings { batch_size, tokenizer_batch_size, threads, image_workers } = self.settings;
         writeln!(f, "device     {}", self.device.line)?;
         let bytes = if self.dtype == DType::Fp32 { 4 } else { 2 };
-        describe_chain(f, self.directory.config(), bytes, batch_size)?;
+        describe_chain(f, self.directory.config(), bytes, batch_size.saturating_mul(self.decodings))?;
         writeln!(
             f,
             "batches    {batch_size} rows in {}, {tokenizer_batch_size} images in {}",
@@ -274,43 +312,10 @@ pub struct Painter {
     pub developer: Developer,
 }
 
-/// The tokenizer on a device, which makes images of token grids.
-pub struct Developer {
-    pub tokenizer: Tokenizer,
-    batch: usize,
-    grid: (u32, u32),
-}
-
 impl Painter {
     /// Chain and tokenizer for threads of their own.
     pub fn apart(self) -> (Chain, Developer) {
         (self.chain, self.developer)
-    }
-}
-
-impl Developer {
-    /// The same for grids of `grid` = (rows, columns) tokens.
-    pub fn with_grid(self, grid: (u32, u32)) -> Developer {
-        Developer { grid, ..self }
-    }
-
-    /// The token grids of images of `side` × `side` pixels, each three bytes a pixel; `rows` key the ids of outliers.
-    pub fn encode(&self, images: &[&[u8]], side: u32, rows: &[RowKey]) -> Result<Vec<Vec<u16>>, BoxError> {
-        let Developer { tokenizer, batch, .. } = self;
-        let mut grids = Vec::with_capacity(images.len());
-        for (images, rows) in images.chunks(*batch).zip(rows.chunks(*batch)) {
-            grids.extend(tokenizer.encode(images, (side, side), rows)?);
-        }
-        Ok(grids)
-    }
-
-    /// The images of token grids.
-    pub fn decode(&self, grids: &[&[u16]]) -> Result<Vec<Rgb>, BoxError> {
-        let mut images = Vec::with_capacity(grids.len());
-        for grids in grids.chunks(self.batch) {
-            images.extend(self.tokenizer.decode(grids, self.grid)?);
-        }
-        Ok(images)
     }
 }
 
@@ -329,59 +334,4 @@ pub fn stopped(error: SampleError, unit: &str, names: &[&str]) -> BoxError {
         "unit {unit}: the network of scale {scale} gave NaN or infinity for row(s) {named}; check its weights, or use fp32"
     )
     .into()
-}
-
-/// A drawn image on its way to a file.
-pub struct Drawn {
-    /// The row's number over the whole run.
-    pub number: u64,
-    /// Its name in the table.
-    pub key: String,
-    /// As the table has it.
-    pub seed: u64,
-    pub settings: Arc<RowSettings>,
-    /// The work unit's name.
-    pub unit: String,
-    pub prompt: Option<Arc<str>>,
-    pub label: Option<i32>,
-    pub parent: Option<String>,
-    pub tokens: Vec<u16>,
-    pub image: Rgb,
-    pub score: Option<f32>,
-    pub rank: Option<u32>,
-    pub accepted: bool,
-    /// Its place among the images of which some are chosen.
-    pub candidate: Option<Candidate>,
-}
-
-/// Makes the table's row of a drawn image, with its file.
-pub fn to_row(drawn: Drawn, format: FileFormat) -> Vec<Result<SampleRow, Reject>> {
-    let key = drawn.key;
-    let bytes = match format.encode(&drawn.image) {
-        Ok(bytes) => Bytes::from(bytes),
-        Err(error) => {
-            return vec![Err(Reject {
-                source: drawn.parent.unwrap_or_default(),
-                key,
-                index: drawn.number,
-                unit: drawn.unit,
-                stage: "encode",
-                reason: Reason::UnsupportedFormat,
-                message: error.to_string(),
-            })];
-        }
-    };
-    vec![Ok(SampleRow {
-        image: ImageFile { bytes, path: format!("{key}.{}", format.extension()) },
-        key,
-        prompt: drawn.prompt.map(|text| text.to_string()),
-        label: drawn.label,
-        seed: drawn.seed,
-        tokens: drawn.tokens,
-        score: drawn.score,
-        rank: drawn.rank,
-        accepted: drawn.accepted,
-        parent: drawn.parent,
-        settings: drawn.settings,
-    })]
 }

@@ -3,6 +3,7 @@
 use crate::chain::{ChainConfig, ScaleConfig};
 use crate::config::ByteSize;
 use crate::transformer::{HEAD_WIDTH, NetworkConfig};
+use crate::vqgan::Tiles;
 use std::fmt;
 
 /// Writes the chain's networks with their parameters, and the memory of their weights and caches.
@@ -31,6 +32,12 @@ pub fn describe_chain(f: &mut fmt::Formatter<'_>, config: &ChainConfig, bytes: u
         parameters.sum::<u64>(),
         ByteSize(caches.saturating_mul(bytes).saturating_mul(batch.into()))
     )
+}
+
+/// Writes how a picture is decoded that is too large to be decoded whole.
+pub fn describe_tiles(f: &mut fmt::Formatter<'_>, tiles: Option<&Tiles>) -> fmt::Result {
+    let Some(Tiles { size: (rows, columns), overlap, .. }) = tiles else { return Ok(()) };
+    writeln!(f, "decodes    in tiles of {rows} × {columns} tokens that overlap by {overlap}")
 }
 
 /// Numbers in the key and value caches of one row.

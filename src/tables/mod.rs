@@ -65,7 +65,8 @@ pub use rows::RowChecksum;
 pub use run::{RowsWriter, Run, TableRow};
 pub use samples::SamplesWriter;
 pub use sampling::{
-    ChooseSelection, EditSelection, ImageFile, RowSelection, RowSettings, SampleRow, SamplesIdentity, row_key,
+    ChooseSelection, EditSelection, ImageFile, LargeSelection, RowSelection, RowSettings, SampleRow, SamplesIdentity,
+    TileSelection, row_key,
 };
 pub use schema::{Column, TableSchema};
 pub use seal::check_seal;

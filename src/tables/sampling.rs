@@ -84,6 +84,12 @@ pub struct SamplesIdentity {
     /// Which of the rows are kept, where the run chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choose: Option<ChooseSelection>,
+    /// How they are drawn, where they are larger than what the chain was trained for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large: Option<LargeSelection>,
+    /// How they are decoded, where they are too large to be decoded whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<TileSelection>,
     /// Edits only: what is edited, and how.
     pub edit: Option<EditSelection>,
     /// File format of the images: `png`, `webp`, or `jpeg-90` with its quality.
@@ -134,6 +140,28 @@ pub struct ChooseSelection {
     pub threshold: Option<f32>,
     /// What becomes of the others: `drop` or `keep`.
     pub rejected: String,
+}
+
+/// How a grid is drawn that is larger than the one the chain was trained for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LargeSelection {
+    /// Its rows and columns, in tokens.
+    pub grid: (u32, u32),
+    /// The most tokens that the window moves at once.
+    pub stride: u32,
+}
+
+/// How a picture is decoded in tiles, in tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TileSelection {
+    /// Rows and columns of a tile.
+    pub size: (u32, u32),
+    /// What neighbours share.
+    pub overlap: u32,
+    /// What is not shown along cut edges.
+    pub margin: u32,
 }
 
 /// What an edit takes in.
@@ -238,6 +266,8 @@ pub(crate) mod tests {
             compat: "default".to_owned(),
             rows: RowSelection { count: 10, unit_rows: 4, labels: "none".to_owned(), prompts: None },
             choose: None,
+            large: None,
+            tiles: None,
             edit: None,
             image: "png".to_owned(),
             seed: 23,
@@ -288,6 +318,19 @@ pub(crate) mod tests {
         assert!(chosen.canonical().contains(expected), "{}", chosen.canonical());
         assert_eq!(serde_json::from_str::<SamplesIdentity>(&chosen.canonical()).unwrap(), chosen);
         assert_eq!(chosen.rows_of_unit("rows@000000000-000001000"), None);
+    }
+
+    #[test]
+    fn large_pictures_are_part_of_the_identity_where_there_are_any() {
+        let large = SamplesIdentity {
+            large: Some(LargeSelection { grid: (8, 24), stride: 4 }),
+            tiles: Some(TileSelection { size: (8, 14), overlap: 3, margin: 1 }),
+            ..example()
+        };
+        let expected = "\"large\":{\"grid\":[8,24],\"stride\":4},\"tiles\":{\"size\":[8,14],\"overlap\":3,\"margin\":1},\
+                        \"edit\":null";
+        assert!(large.canonical().contains(expected), "{}", large.canonical());
+        assert_eq!(serde_json::from_str::<SamplesIdentity>(&large.canonical()).unwrap(), large);
     }
 
     #[test]

@@ -15,8 +15,10 @@ pub mod lpips;
 pub mod network;
 pub mod ops;
 pub mod quantizer;
+pub mod tiles;
 pub mod tokenizer;
 
 pub use config::{ConfigError, VqganConfig};
 pub use network::{Codebook, Vqgan};
+pub use tiles::Tiles;
 pub use tokenizer::{Tokenizer, TokenizerError, TokenizerOptions};

@@ -244,7 +244,7 @@ impl Tokenizer {
     }
 
     /// The grids' ids in one list, each checked.
-    fn checked(&self, grids: &[&[u16]], (rows, columns): (u32, u32)) -> Result<Vec<i64>, TokenizerError> {
+    pub(super) fn checked(&self, grids: &[&[u16]], (rows, columns): (u32, u32)) -> Result<Vec<i64>, TokenizerError> {
         let ids = self.config.ids();
         let expected = (rows as usize).saturating_mul(columns as usize);
         let mut list = Vec::new();

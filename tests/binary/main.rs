@@ -12,6 +12,7 @@ mod evaluate;
 mod imagenet;
 mod img2dataset;
 mod kill;
+mod large;
 mod linking;
 mod pipelines;
 mod prompts;

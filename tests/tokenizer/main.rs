@@ -3,5 +3,6 @@
 mod network;
 #[path = "../skip/mod.rs"]
 mod skip;
+mod tiles;
 mod tokens;
 mod weights;

@@ -10,8 +10,9 @@ mod stages;
 pub use plan::EditPlan;
 
 use super::JobError;
+use super::developer::Developer;
 use super::facts::Recorder;
-use super::model::{Developer, Painter};
+use super::model::Painter;
 use super::running::{Running, unless_cancelled};
 use super::sample::{Choice, Finishing, Module, SampleOptions, SampleSummary, Scorer, finish, on_threads};
 use super::sink::{Committed, Writer};
@@ -101,7 +102,8 @@ async fn run(
                 move || on_threads(settings.threads, chain),
                 move |chain, batch| stages::draw(chain, &canvas, (&options, likelihood), batch),
             );
-    let finishing = Finishing { developer: developer.with_grid(canvas.size()), module, choice, settings, format };
+    let finishing =
+        Finishing { developer: developer.with_grid(canvas.size(), plan.tiles), module, choice, settings, format };
     let result = finishing.write(flow, &mut writer).await;
     running.end(result, &writer)
 }

@@ -10,10 +10,14 @@ use crate::datasets::{Captions, DatasetOptions, PairFolders, PairTable, Pairs, U
 use crate::imaging::{Preprocess, Trim};
 use crate::jobs::JobError;
 use crate::jobs::encode::{preprocess_of, preprocessing};
-use crate::jobs::model::{Model, Painter, refused};
-use crate::jobs::sample::{Cutter, Interpreter, Module, SampleOptions, Scorer, Share, Subject, Survey, survey};
+use crate::jobs::model::{Model, Painter, Selections, refused};
+use crate::jobs::outline::describe_tiles;
+use crate::jobs::sample::{
+    Cutter, Interpreter, Module, SampleOptions, Scorer, Share, Subject, Survey, survey, whole_tokens,
+};
 use crate::jobs::work::{Pending, Work, outlook};
-use crate::tables::{EditSelection, Preprocessing, Provenance, RowSelection, SamplesIdentity};
+use crate::tables::{EditSelection, Preprocessing, RowSelection, SamplesIdentity};
+use crate::vqgan::Tiles;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +36,8 @@ pub struct EditPlan {
     pub(super) preparation: Preparation,
     pub(super) options: EditOptions,
     pub(super) scorer: Option<Scorer>,
+    /// How the canvas is decoded, where it is too large to be decoded whole.
+    pub(super) tiles: Option<Tiles>,
     rows: RowSelection,
     edit: EditSelection,
 }
@@ -45,6 +51,7 @@ impl EditPlan {
         let preparation = preparation(pipeline, &model)?;
         let options = chain_options(section, &model)?;
         let size = preparation.canvas.times(preparation.factor).size();
+        let tiles = model.tiles(preparation.canvas.size(), pipeline.tokenizer.decode_memory)?;
         let scorer = Scorer::open(&pipeline.choose, &model.directory.config().condition, size)?;
         let share = scorer.as_ref().map(|_| Share::new(&pipeline.choose));
         let (pairs, interpreter) = inputs(pipeline, &model, share).await?;
@@ -68,15 +75,22 @@ impl EditPlan {
             blend: section.blend,
             feather: section.feather,
         };
-        Ok(EditPlan { model, pairs, interpreter, survey, preparation, options, scorer, rows, edit })
+        Ok(EditPlan { model, pairs, interpreter, survey, preparation, options, scorer, tiles, rows, edit })
     }
 
     /// Loads the weights; with them the run's identity is known.
     pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
         let painter = self.model.load()?;
         let choose = self.scorer.as_ref().map(|scorer| scorer.selection(&pipeline.choose));
-        let provenance = self.model.provenance(&painter, self.rows.clone(), (choose, Some(self.edit.clone())));
-        let provenance = Arc::new(Provenance { grid: self.preparation.canvas.size(), ..provenance });
+        let selections = Selections {
+            grid: self.preparation.canvas.size(),
+            rows: self.rows.clone(),
+            choose,
+            large: None,
+            tiles: self.tiles,
+            edit: Some(self.edit.clone()),
+        };
+        let provenance = Arc::new(self.model.provenance(&painter, selections));
         let (units, url) = (self.survey.units.clone(), pipeline.output.url.clone());
         Ok((painter, Work { units, provenance, url, recorded: self.model.recorded() }))
     }
@@ -134,17 +148,17 @@ fn preparation(pipeline: &Pipeline, model: &Model) -> Result<Preparation, JobErr
 fn margins(section: &EditSection, factor: u32) -> Result<[u32; 4], JobError> {
     let given = section.margins;
     let wrong = |text: String| Err(JobError::Usage(format!("edit.margins = {given:?}: {text}")));
-    match given.into_iter().find(|margin| margin % factor.max(1) != 0 || *margin > MAX_MARGIN) {
-        Some(margin) if margin > MAX_MARGIN => wrong(format!("{margin} is more than {MAX_MARGIN} pixels")),
-        Some(margin) => {
-            let below = margin / factor * factor;
-            wrong(format!(
-                "{margin} is not a multiple of {factor}, the pixels of a token's side; the nearest are {below} and {}",
-                below + factor
-            ))
+    let mut tokens = given;
+    for (margin, tokens) in given.into_iter().zip(&mut tokens) {
+        if margin > MAX_MARGIN {
+            return wrong(format!("{margin} is more than {MAX_MARGIN} pixels"));
         }
-        None => Ok(given.map(|margin| margin / factor.max(1))),
+        match whole_tokens(margin, factor) {
+            Ok(whole) => *tokens = whole,
+            Err(what) => return wrong(what),
+        }
     }
+    Ok(tokens)
 }
 
 /// How the chain goes about it.
@@ -264,6 +278,7 @@ impl fmt::Display for Description<'_> {
                 let (height, width) = canvas.times(plan.preparation.factor).size();
                 let windows = canvas.windows().len();
                 writeln!(f, "draws      margins up to {width} × {height} pixels, in {windows} windows")?;
+                describe_tiles(f, plan.tiles.as_ref())?;
             }
         }
         match (edit.blend, edit.feather) {

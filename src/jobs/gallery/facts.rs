@@ -99,6 +99,9 @@ pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown
         ("Seed", identity.seed.to_string()),
         ("Shown", format!("{shown} of the {rows_seen} rows in {files_seen} files")),
     ];
+    if let Some(large) = &identity.large {
+        facts.push(("Window", format!("the chain's size, moved by at most {} tokens", large.stride)));
+    }
     let summary = match &identity.edit {
         None => format!("{shown} samples."),
         Some(edit) => {

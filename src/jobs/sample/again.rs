@@ -3,10 +3,9 @@
 use super::SampleOptions;
 use super::plan::SamplePlan;
 use super::stages::{develop, draw, on_threads};
-use crate::chain;
 use crate::config::Pipeline;
 use crate::datasets::Unit;
-use crate::jobs::model::to_row;
+use crate::jobs::developer::to_row;
 use crate::jobs::running::unless_cancelled;
 use crate::jobs::{JobError, open_output, output_error};
 use crate::tables::{Difference, OutputDir, Provenance, SampleRow, SamplesIdentity, TableError, read_samples};
@@ -91,7 +90,7 @@ pub async fn draw_again(
     for number in batch {
         draws.push(stream.draw(number, unit.clone()).await.map_err(|error| JobError::Failed(error.to_string()))?);
     }
-    let options = chain::SampleOptions { compat: plan.model.compat, ..chain::SampleOptions::default() };
+    let options = plan.options();
     let (settings, format, key) = (plan.model.settings, plan.model.image, again.key.clone());
     let drawing = tokio::task::spawn_blocking(move || {
         let (chain, developer) = on_threads(settings.threads, painter.apart())?;

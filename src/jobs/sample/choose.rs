@@ -2,7 +2,7 @@
 
 use super::scorer::Scorer;
 use crate::config::ChooseSection;
-use crate::jobs::model::Drawn;
+use crate::jobs::developer::Drawn;
 use crate::reject::Reject;
 use std::cmp::Ordering;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

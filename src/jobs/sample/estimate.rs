@@ -2,11 +2,10 @@
 
 use super::plan::SamplePlan;
 use super::stages::{develop, draw, on_threads};
-use crate::chain;
 use crate::config::{ByteSize, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
-use crate::jobs::model::to_row;
+use crate::jobs::developer::to_row;
 use crate::jobs::sample::draws::Draw;
 use crate::jobs::sample::scorer::{Module, Scorer, shapes};
 use crate::jobs::work::processors;
@@ -95,7 +94,7 @@ impl Estimate {
         };
         let config = plan.model.directory.config();
         let bits = u64::from(u32::BITS - config.codebook_size.saturating_sub(1).leading_zeros());
-        let bytes = measured.bytes / u64::from(images) + config.tokens() as u64 * bits / 8 + ROW;
+        let bytes = measured.bytes / u64::from(images) + plan.tokens() as u64 * bits / 8 + ROW;
         // Rows in flight: two batches before each device and two behind it, at most what the budget lets through.
         let flight = u64::from(settings.batch_size).saturating_mul(8).saturating_mul(plan.pixels);
         let flight = flight.min(pipeline.run.memory_budget.0);
@@ -112,7 +111,7 @@ impl Estimate {
 async fn measure(plan: &SamplePlan, pipeline: &Pipeline, batches: Vec<Vec<Draw>>) -> Result<Measured, JobError> {
     let (painter, _) = plan.load(pipeline)?;
     let module = plan.load_scorer()?;
-    let options = chain::SampleOptions { compat: plan.model.compat, ..chain::SampleOptions::default() };
+    let options = plan.options();
     let (settings, format, scorer) = (plan.model.settings, plan.model.image, plan.scorer.clone());
     let measuring = tokio::task::spawn_blocking(move || {
         Module::on_thread()?;

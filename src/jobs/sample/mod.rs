@@ -8,6 +8,7 @@ mod estimate;
 mod plan;
 mod requests;
 pub(super) mod scorer;
+mod size;
 mod stages;
 mod subjects;
 mod survey;
@@ -20,6 +21,7 @@ pub(super) use draws::Draw;
 pub use plan::SamplePlan;
 pub(super) use requests::Interpreter;
 pub(super) use scorer::{Module, Scorer};
+pub(super) use size::whole_tokens;
 pub(super) use stages::{Finishing, Sketch, SketchSource, on_threads};
 pub(super) use subjects::Subject;
 pub(super) use survey::{Survey, survey};
@@ -29,7 +31,6 @@ use super::model::{Painter, Settings};
 use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::{JobError, facts};
-use crate::chain;
 use crate::config::Pipeline;
 use crate::datasets::Unit;
 use crate::flow::{Flow, Report};
@@ -126,7 +127,7 @@ async fn run(
 
     let model = &plan.model;
     let settings = model.settings;
-    let options = chain::SampleOptions { compat: model.compat, ..chain::SampleOptions::default() };
+    let options = plan.options();
     let draws = plan.draws.clone();
     // The pixels of a row, and its file.
     let cost = plan.pixels.saturating_mul(2);

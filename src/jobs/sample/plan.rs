@@ -6,17 +6,19 @@ use super::draws::{Counted, Draws};
 use super::estimate::Estimate;
 use super::requests::Interpreter;
 use super::scorer::{Module, Scorer};
+use super::size::large;
 use super::subjects::Labels;
 use super::survey::{Survey, survey};
 use super::units::Cutter;
-use crate::chain::{ChainConfig, Condition};
+use crate::chain::{self, ChainConfig, Condition, LargeGrid};
 use crate::config::{LabelChoice, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
-use crate::jobs::model::{Model, Painter};
-use crate::jobs::outline::describe_chain;
+use crate::jobs::model::{Model, Painter, Selections};
+use crate::jobs::outline::{describe_chain, describe_tiles};
 use crate::jobs::work::{Pending, Work, outlook};
 use crate::tables::{ChooseSelection, RowSelection, SamplesIdentity};
+use crate::vqgan::Tiles;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,6 +33,10 @@ pub struct SamplePlan {
     pub(super) selection: RowSelection,
     pub(super) scorer: Option<Scorer>,
     choose: Option<ChooseSelection>,
+    /// The grid, where it is larger than the chain's.
+    large: Option<LargeGrid>,
+    /// How images are decoded, where they are too large to be decoded whole.
+    tiles: Option<Tiles>,
     /// Height and width of an image.
     size: (u32, u32),
     /// Bytes of a row's pixels.
@@ -42,9 +48,16 @@ impl SamplePlan {
     pub async fn make(pipeline: &Pipeline, options: &SampleOptions) -> Result<SamplePlan, JobError> {
         let choice = (options.device, options.overwrite);
         let model = Model::open(pipeline, choice, &pipeline.sample.compat).await?;
-        let config = model.directory.config();
         let factor = model.factor()?;
-        let size = (config.grid.0.saturating_mul(factor), config.grid.1.saturating_mul(factor));
+        let large = large(&pipeline.sample, model.directory.config().grid, factor)?;
+        let model = match &large {
+            Some(large) => model.enlarged(pipeline, large),
+            None => model,
+        };
+        let config = model.directory.config();
+        let grid = large.map_or(config.grid, |large| large.grid);
+        let tiles = model.tiles(grid, pipeline.tokenizer.decode_memory)?;
+        let size = (grid.0.saturating_mul(factor), grid.1.saturating_mul(factor));
         let scorer = Scorer::open(&pipeline.choose, &config.condition, size)?;
         let share = scorer.as_ref().map(|_| Share::new(&pipeline.choose));
         let Rows { draws, survey, units, selection } = match &pipeline.sample.prompts {
@@ -53,7 +66,7 @@ impl SamplePlan {
         };
         let pixels = u64::from(size.0).saturating_mul(size.1.into()).saturating_mul(3);
         let choose = scorer.as_ref().map(|scorer| scorer.selection(&pipeline.choose));
-        Ok(SamplePlan { model, draws, survey, units, selection, scorer, choose, size, pixels })
+        Ok(SamplePlan { model, draws, survey, units, selection, scorer, choose, large, tiles, size, pixels })
     }
 
     /// Prompts whose end is lost.
@@ -63,11 +76,35 @@ impl SamplePlan {
 
     /// Loads the weights; with them the run's identity is known.
     pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
-        let painter = self.model.load()?;
-        let provenance = Arc::new(self.model.provenance(&painter, self.selection.clone(), (self.choose.clone(), None)));
+        let Painter { chain, developer } = self.model.load()?;
+        let painter = Painter { chain, developer: developer.with_grid(self.grid(), self.tiles) };
+        let selections = Selections {
+            grid: self.grid(),
+            rows: self.selection.clone(),
+            choose: self.choose.clone(),
+            large: self.large,
+            tiles: self.tiles,
+            edit: None,
+        };
+        let provenance = Arc::new(self.model.provenance(&painter, selections));
         let url = pipeline.output.url.clone();
         let work = Work { units: self.units.clone(), provenance, url, recorded: self.model.recorded() };
         Ok((painter, work))
+    }
+
+    /// How the chain draws.
+    pub(super) fn options(&self) -> chain::SampleOptions<'static> {
+        chain::SampleOptions { compat: self.model.compat, start: None, large: self.large }
+    }
+
+    /// Rows and columns of the grids that are drawn.
+    fn grid(&self) -> (u32, u32) {
+        self.large.map_or(self.model.directory.config().grid, |large| large.grid)
+    }
+
+    /// Tokens of an image.
+    pub(super) fn tokens(&self) -> usize {
+        self.large.map_or(self.model.directory.config().tokens(), |large| large.tokens())
     }
 
     /// Loads the scorer onto the run's device, where it is a module of the user's.
@@ -195,6 +232,13 @@ impl fmt::Display for Description<'_> {
         writeln!(f, "model      {}", pipeline.chain.model)?;
         plan.model.describe(f)?;
         let RowSelection { count, unit_rows, labels, .. } = &plan.selection;
+        if let Some(large) = plan.large {
+            let ((height, width), (rows, columns)) = (plan.size, large.grid);
+            let (down, across) = large.windows(plan.model.directory.config().grid);
+            let windows = format!("{down} × {across} windows at most {} apart", large.stride);
+            writeln!(f, "size       {height} × {width} pixels, {rows} × {columns} tokens drawn in {windows}")?;
+        }
+        describe_tiles(f, plan.tiles.as_ref())?;
         writeln!(f, "rows       {count} in {} units of {unit_rows}, labels {labels}", plan.units.len())?;
         if let Some(survey) = &plan.survey {
             let from = pipeline.sample.prompts.as_deref().unwrap_or_default();

@@ -27,6 +27,8 @@ pub fn provenance(codes: u32) -> Provenance<SamplesIdentity> {
         compat: "default".to_owned(),
         rows: RowSelection { count: 10, unit_rows: 4, labels: "all".to_owned(), prompts: None },
         choose: None,
+        large: None,
+        tiles: None,
         edit: None,
         image: "png".to_owned(),
         seed: 23,
