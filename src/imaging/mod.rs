@@ -39,6 +39,7 @@ mod jpeg;
 mod preprocess;
 mod probe;
 mod psnr;
+mod reduce;
 mod resize;
 mod strip;
 mod trim;
@@ -51,6 +52,7 @@ pub use error::ImageError;
 pub use preprocess::{Crop, CropMode, CropRect, Flip, Preprocess, Resize};
 pub use probe::{Format, Header, Limits, cost, probe};
 pub use psnr::psnr;
+pub use reduce::reduce;
 pub use trim::Trim;
 
 /// An image in memory: 8 bits a channel, `[height, width, 3]` row-major.
