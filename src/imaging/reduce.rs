@@ -29,7 +29,8 @@ mod tests {
 
     #[test]
     fn proportions_and_colours_are_kept() {
-        let pixels: Vec<u8> = (0..40 * 20).flat_map(|at| if at % 40 < 20 { [200, 0, 0] } else { [0, 0, 100] }).collect();
+        let pixels: Vec<u8> =
+            (0..40 * 20).flat_map(|at| if at % 40 < 20 { [200, 0, 0] } else { [0, 0, 100] }).collect();
         let whole = Rgb { width: 40, height: 20, pixels };
         let small = reduce(whole.clone(), 10);
         assert_eq!((small.width, small.height), (10, 5));

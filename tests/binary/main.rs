@@ -1,6 +1,8 @@
 //! The built `imagebart` as its user sees it, one module per command or promise.
 
 mod acceptance;
+mod bulk;
+mod card;
 mod choose;
 mod common;
 mod demo;
@@ -15,6 +17,8 @@ mod kill;
 mod linking;
 mod pipelines;
 mod prompts;
+#[path = "../python/mod.rs"]
+mod python;
 mod retry;
 mod sample;
 mod scored;

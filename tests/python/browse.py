@@ -30,6 +30,7 @@ TOLD = """() => {
     count: text("count"),
     cards: cards.length,
     first: seen.slice(0, 12).map((card) => card.title),
+    last: seen.length ? seen[seen.length - 1].title : null,
     texts: seen.slice(0, 12).map((card) => card.text),
     drawn: seen.every((card) => card.drawn),
     open: one.open ? { known: text("known"), said: text("said"), command: text("command"), width: full.naturalWidth } : null,

@@ -7,7 +7,7 @@
   const picks = { sort: id("sort"), show: id("show"), rule: id("rule"), label: id("label"), size: id("size") };
 
   // Pictures lie in blocks of text, a line each, and are taken out when they are looked at.
-  const blocks = { small: [], full: [] };
+  const blocks = { small: [], full: [], way: [] };
   const picture = (kind, row) => {
     const each = data.blocks[kind];
     const at = Math.floor(row / each);
@@ -234,6 +234,9 @@
     for (const [name, value] of known(row)) list.append(make("dt", "", name), make("dd", "", value));
     id("again").hidden = !data.output;
     if (data.output) id("command").textContent = `imagebart sample ${quoted(data.output)} --key=${quoted(data.key[row])}`;
+    const way = picture("way", row);
+    id("way").hidden = !way;
+    if (way) id("steps").src = way;
     const place = rows.indexOf(row);
     id("previous").disabled = place <= 0;
     id("next").disabled = place < 0 || place + 1 >= rows.length;

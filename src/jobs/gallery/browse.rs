@@ -40,6 +40,8 @@ pub struct Shot {
     pub small: File,
     /// As it is shown alone; where there is none, as among the others.
     pub full: Option<File>,
+    /// Its way from noise, scale by scale, side by side.
+    pub way: Option<File>,
 }
 
 /// An image file of a kind that browsers show, as in `image/png`.
@@ -88,6 +90,7 @@ struct Columns<'a> {
 struct Blocks {
     small: usize,
     full: usize,
+    way: usize,
 }
 
 fn empty<T>(column: &[Option<T>]) -> bool {
@@ -105,8 +108,12 @@ pub fn render(header: &Header, shots: &[Shot], output: Option<&str>) -> String {
     blocks(&mut page, "small", SMALL_BLOCK, shots.iter().map(|shot| Some(&shot.small)));
     // What stands before the script is there when it runs; full sizes are wanted later.
     page.put(format_args!("<script>{SCRIPT}</script>\n"));
-    if shots.iter().any(|shot| shot.full.is_some()) {
-        blocks(&mut page, "full", FULL_BLOCK, shots.iter().map(|shot| shot.full.as_ref()));
+    for (name, file) in
+        [("full", (|shot| shot.full.as_ref()) as fn(&Shot) -> Option<&File>), ("way", |shot| shot.way.as_ref())]
+    {
+        if shots.iter().any(|shot| file(shot).is_some()) {
+            blocks(&mut page, name, FULL_BLOCK, shots.iter().map(file));
+        }
     }
     page.close()
 }
@@ -143,7 +150,7 @@ fn data(shots: &[Shot], output: Option<&str>) -> String {
         setting,
         settings,
         output,
-        blocks: Blocks { small: SMALL_BLOCK, full: FULL_BLOCK },
+        blocks: Blocks { small: SMALL_BLOCK, full: FULL_BLOCK, way: FULL_BLOCK },
         pixelated: PIXELATED,
     };
     let json = serde_json::to_string(&columns).expect("numbers, strings and lists of them are JSON");
@@ -168,5 +175,86 @@ fn blocks<'a>(page: &mut Page, name: &str, each: usize, files: impl Iterator<Ite
         } else {
             text.push('\n');
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    fn shot(number: u64) -> Shot {
+        Shot {
+            key: format!("k-{number}"),
+            prompt: None,
+            label: None,
+            seed: u64::MAX - number,
+            score: None,
+            rank: None,
+            accepted: true,
+            parent: None,
+            decision: None,
+            settings: Arc::new(RowSettings { temperature: vec![0.9], ..RowSettings::default() }),
+            size: (8, 8),
+            small: File { kind: "png", bytes: vec![number as u8; 3] },
+            full: None,
+            way: None,
+        }
+    }
+
+    /// The text between two marks.
+    fn between<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
+        page.split_once(start).unwrap().1.split_once(end).unwrap().0
+    }
+
+    #[test]
+    fn prompts_stay_data() {
+        let evil = "</script><script>alert('1')</script><!-- \u{2028} \" \\ \u{0}";
+        let hostile = Shot { prompt: Some(evil.into()), key: evil.into(), parent: Some(evil.into()), ..shot(0) };
+        let header = Header { title: evil.into(), summary: evil.into(), notes: vec![evil.into()], facts: Vec::new() };
+        let page = render(&header, &[hostile], Some(evil));
+        let plain = render(&Header { notes: vec![String::new()], ..Header::default() }, &[shot(0)], None);
+        assert_eq!(page.matches("<script").count(), plain.matches("<script").count());
+        assert_eq!(page.matches("</script").count(), plain.matches("</script").count());
+        let data: serde_json::Value = serde_json::from_str(between(&page, "id=\"data\">", "</script>")).unwrap();
+        for found in [&data["prompt"][0], &data["key"][0], &data["parent"][0], &data["output"]] {
+            assert_eq!(found, evil);
+        }
+        // The one script that may run is the page's own.
+        let own = between(&page, "<script>", "</script>");
+        let digest = STANDARD.encode(Sha256::digest(own));
+        assert!(page.contains(&format!(
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+        )));
+    }
+
+    #[test]
+    fn images_lie_in_blocks_of_lines() {
+        let mut shots: Vec<Shot> = (0..130).map(shot).collect();
+        shots[17].full = Some(File { kind: "jpeg", bytes: vec![1, 2, 3] });
+        let page = render(&Header::default(), &shots, None);
+        let lines = |id: &str| between(&page, &format!("id=\"{id}\">"), "</script>").split('\n').collect::<Vec<_>>();
+        assert_eq!(["small-0", "small-1", "small-2"].map(|id| lines(id).len()), [64, 64, 2]);
+        assert!(!page.contains("id=\"small-3\"") && page.contains("id=\"full-8\"") && !page.contains("id=\"full-9\""));
+        assert_eq!(lines("small-1")[2], format!("png;base64,{}", STANDARD.encode([66; 3])));
+        let full = lines("full-1");
+        assert_eq!((full.len(), full[0], full[1]), (16, "", "jpeg;base64,AQID"));
+        assert_eq!(lines("full-8"), ["", ""]);
+    }
+
+    #[test]
+    fn columns_without_values_are_left_out() {
+        let scored = Shot { score: Some(f32::NAN), rank: Some(3), ..shot(1) };
+        let decision = DecisionRow { key: "k-2".into(), kept: true, rule: "kept".into(), value: None, neighbour: None };
+        let decided = Shot { decision: Some(decision), ..shot(2) };
+        let page = render(&Header::default(), &[shot(0), scored, decided], Some("out"));
+        let data = between(&page, "id=\"data\">", "</script>");
+        let data: serde_json::Value = serde_json::from_str(data).unwrap();
+        for absent in ["prompt", "label", "score", "parent", "value", "neighbour"] {
+            assert!(data.get(absent).is_none(), "{absent}");
+        }
+        assert_eq!(data["rank"], serde_json::json!([null, 3, null]));
+        assert_eq!(data["rule"], serde_json::json!([null, null, "kept"]));
+        assert_eq!((&data["seed"][0], &data["settings"].as_array().unwrap().len()), (&u64::MAX.to_string().into(), &1));
     }
 }

@@ -36,6 +36,8 @@ pub struct GalleryOptions {
     pub device: DeviceChoice,
     /// Which table to show; by default the latents where there are any, else the samples.
     pub table: Option<Table>,
+    /// Draws samples once more, by their run's own record, to show their way from noise on the page.
+    pub steps: bool,
 }
 
 /// What there may be to show.
@@ -49,7 +51,7 @@ impl GalleryOptions {
     /// 64 rows of the tables at `url` in the files `to`.
     pub fn new(url: impl Into<String>, to: Vec<PathBuf>) -> GalleryOptions {
         let (count, device) = (64, DeviceChoice::Auto);
-        GalleryOptions { url: url.into(), to, count, columns: None, tokenizer: None, device, table: None }
+        GalleryOptions { url: url.into(), to, count, columns: None, tokenizer: None, device, table: None, steps: false }
     }
 }
 
@@ -99,7 +101,9 @@ pub enum GalleryError {
     )]
     TooLarge { tiles: usize, pixels: u64 },
     /// More bytes than browsers open.
-    #[error("the images of {images} rows alone would make a page of more than {megabytes} MiB: show fewer with --count")]
+    #[error(
+        "the images of {images} rows alone would make a page of more than {megabytes} MiB: show fewer with --count"
+    )]
     TooMany { images: usize, megabytes: usize },
     /// An image could not be encoded.
     #[error("cannot encode the gallery's images: {0}")]
@@ -160,17 +164,19 @@ pub async fn describe(options: &GalleryOptions) -> Result<String, JobError> {
 pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobError> {
     let kinds = options.to.iter().map(|path| kind_of(path)).collect::<Result<Vec<Kind>, JobError>>()?;
     let dir = open_output(&options.url, false).await?;
-    match which(&dir, options).await? {
+    let table = which(&dir, options).await?;
+    if options.steps && (table == Table::Latents || !kinds.contains(&Kind::Html)) {
+        return Err(JobError::Usage(
+            "--steps is shown on an .html page of samples: --table samples --to FILE.html".to_owned(),
+        ));
+    }
+    match table {
         Table::Latents => latents_gallery(dir, options, &kinds).await,
         Table::Samples => samples_gallery(dir.of(), options, &kinds).await,
     }
 }
 
-async fn latents_gallery(
-    dir: OutputDir,
-    options: &GalleryOptions,
-    kinds: &[Kind],
-) -> Result<GallerySummary, JobError> {
+async fn latents_gallery(dir: OutputDir, options: &GalleryOptions, kinds: &[Kind]) -> Result<GallerySummary, JobError> {
     let (header, pairs) = latents::show(dir, options).await?;
     let tiles: Vec<&Tile> = pairs.iter().map(|pair| &pair.tile).collect();
     write_all(options, kinds, &tiles, || page::render(&header, &pairs))?;
@@ -189,7 +195,7 @@ async fn samples_gallery(
     options: &GalleryOptions,
     kinds: &[Kind],
 ) -> Result<GallerySummary, JobError> {
-    let wanted = samples::Wanted { page: kinds.contains(&Kind::Html), sheet: kinds.contains(&Kind::Png) };
+    let wanted = samples::Targets { page: kinds.contains(&Kind::Html), sheet: kinds.contains(&Kind::Png) };
     let samples::Shown { header, shots, tiles, again } = samples::show(dir, options, wanted).await?;
     let output = again.then_some(options.url.as_str());
     write_all(options, kinds, &tiles.iter().collect::<Vec<_>>(), || Ok(browse::render(&header, &shots, output)))?;

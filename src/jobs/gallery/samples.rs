@@ -3,8 +3,9 @@
 use super::browse::{File, Shot};
 use super::rows::{self, Chosen};
 use super::{GalleryError, GalleryOptions, Original, Tile, facts, page, sheet};
-use crate::imaging::{Format, ImageError, Limits, Rgb, decode, encode_jpeg, probe, reduce};
+use crate::imaging::{Format, ImageError, Limits, Rgb, decode, encode_jpeg, grid, probe, reduce};
 use crate::jobs::facts::recorded_pipeline;
+use crate::jobs::sample::{Wanted, recorded_run, ways};
 use crate::jobs::work::processors;
 use crate::jobs::{JobError, refusal};
 use crate::tables::{DecisionRow, Decisions, OutputDir, SampleRow, SamplesIdentity, SamplesReader};
@@ -25,7 +26,7 @@ const MAX_SMALL: usize = 256 << 20;
 
 /// What a gallery is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted {
+pub struct Targets {
     /// Images for a page.
     pub page: bool,
     /// Pictures for a contact sheet.
@@ -46,7 +47,7 @@ pub struct Shown {
 pub async fn show(
     dir: OutputDir<SamplesIdentity>,
     options: &GalleryOptions,
-    wanted: Wanted,
+    wanted: Targets,
 ) -> Result<Shown, JobError> {
     let samples = SamplesReader::open(dir.clone()).await.map_err(refusal)?;
     let choice = rows::choose(&samples, options.count).await.map_err(refusal)?;
@@ -56,7 +57,15 @@ pub async fn show(
         let looking = tokio::task::spawn_blocking(move || look(chosen, wanted, full.load(Relaxed)));
         async move { looking.await.map_err(JobError::failed)? }
     };
-    let mut looks = choice.rows(&samples).map_err(refusal).map_ok(look).try_buffered(processors() as usize).boxed();
+    let mut wanted_ways = Wanted::new();
+    let note = |chosen: &Chosen<SampleRow>| {
+        if options.steps {
+            let Chosen { unit, row } = chosen;
+            wanted_ways.entry(unit.clone()).or_default().insert(row.key.clone(), row.tokens.clone());
+        }
+    };
+    let rows = choice.rows(&samples).map_err(refusal).inspect_ok(note);
+    let mut looks = rows.map_ok(look).try_buffered(processors() as usize).boxed();
     let mut kept = Kept::default();
     while let Some((shot, picture)) = looks.try_next().await? {
         kept.add(shot, picture, &full).map_err(JobError::failed)?;
@@ -74,8 +83,38 @@ pub async fn show(
         Ok(mut decisions) => kept.shots.iter_mut().for_each(|shot| shot.decision = decisions.remove(&shot.key)),
         Err(why) => header.notes.push(format!("What `imagebart filter` decided is not shown: {why}")),
     }
+    if options.steps {
+        let unlike = add_ways(&samples, options, wanted_ways, &mut kept).await?;
+        if unlike > 0 {
+            header.notes.push(format!("The way of {unlike} images is not shown: drawn again, they have other tokens."));
+        }
+    }
     let again = samples.provenance().identity.edit.is_none() && recorded_pipeline(&dir).await.is_some();
     Ok(Shown { header, shots: kept.shots, tiles: kept.tiles, again })
+}
+
+/// Adds the ways that the images took from noise. Returns how many came out otherwise, and so have none.
+async fn add_ways(
+    samples: &SamplesReader,
+    options: &GalleryOptions,
+    wanted: Wanted,
+    kept: &mut Kept,
+) -> Result<usize, JobError> {
+    if samples.provenance().identity.edit.is_some() {
+        return Err(JobError::Usage("--steps: these samples are edits, which start from an image".to_owned()));
+    }
+    let pipeline = recorded_run(&options.url).await?;
+    let strip = |way: &[Rgb]| {
+        let steps: Vec<Rgb> = way.iter().map(|step| reduce(step.clone(), SMALL)).collect();
+        jpeg(&grid(&steps, steps.len()), FULL_QUALITY)
+    };
+    let mut ways = ways(&pipeline, options.device, wanted, strip).await?;
+    for shot in &mut kept.shots {
+        shot.way = ways.remove(&shot.key).transpose().map_err(JobError::failed)?;
+        kept.small += shot.way.as_ref().map_or(0, |file| file.bytes.len());
+    }
+    kept.check().map_err(JobError::failed)?;
+    Ok(kept.shots.iter().filter(|shot| shot.way.is_none()).count())
 }
 
 /// What was decided about the samples, by key; empty where nothing was. Else a sentence.
@@ -104,13 +143,15 @@ struct Kept {
 impl Kept {
     /// Adds an image, and its picture where there is to be a sheet. Full sizes that become too many go, all of them: then `full` is
     /// no more.
-    fn add(&mut self, shot: Shot, picture: Option<Rgb>, full: &AtomicBool) -> Result<(), GalleryError> {
+    fn add(&mut self, mut shot: Shot, picture: Option<Rgb>, full: &AtomicBool) -> Result<(), GalleryError> {
+        if !full.load(Relaxed) {
+            // It was on its way already.
+            shot.full = None;
+        }
         self.small += shot.small.bytes.len();
         self.full += shot.full.as_ref().map_or(0, |file| file.bytes.len());
         self.shots.push(shot);
-        if self.small > MAX_SMALL {
-            return Err(GalleryError::TooMany { images: self.shots.len(), megabytes: MAX_SMALL >> 20 });
-        }
+        self.check()?;
         if self.full > MAX_FULL {
             full.store(false, Relaxed);
             self.full = 0;
@@ -125,10 +166,18 @@ impl Kept {
         }
         Ok(())
     }
+
+    /// Refuses more than a browser opens.
+    fn check(&self) -> Result<(), GalleryError> {
+        match self.small > MAX_SMALL {
+            true => Err(GalleryError::TooMany { images: self.shots.len(), megabytes: MAX_SMALL >> 20 }),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What is wanted of a row. Its full size only while `full` says so.
-fn look(chosen: Chosen<SampleRow>, wanted: Wanted, full: bool) -> Result<(Shot, Option<Rgb>), JobError> {
+fn look(chosen: Chosen<SampleRow>, wanted: Targets, full: bool) -> Result<(Shot, Option<Rgb>), JobError> {
     let Chosen { unit, row } = chosen;
     let failed = |error| JobError::Failed(format!("the image of row {} in unit {unit}: {error}", row.key));
     let bytes = &row.image.bytes;
@@ -159,6 +208,7 @@ fn look(chosen: Chosen<SampleRow>, wanted: Wanted, full: bool) -> Result<(Shot, 
         size: (header.width, header.height),
         small,
         full,
+        way: None,
         key: row.key,
     };
     Ok((shot, picture.filter(|_| wanted.sheet)))
