@@ -1,5 +1,5 @@
-//! Captions in bulk on the trained chain that comes with the program: killed, shared and undisturbed runs write the same bytes, and
-//! others read what came out.
+//! Captions in bulk on the trained chain that comes with the program: killed, shared and undisturbed runs write the same
+//! bytes, and others read what came out.
 
 use crate::common::{Kills, imagebart, skip, stderr, succeed, tables};
 use crate::python;

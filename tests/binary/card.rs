@@ -2,9 +2,12 @@
 
 use crate::common::model::prompted;
 use crate::common::model::support::unconditional;
-use crate::common::model::{pipeline, rows};
+use crate::common::model::{SIDE, pipeline, rows};
 use crate::common::{imagebart, run, stderr, succeed, tables};
 use crate::sample::draw;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use imagebart::tables::SampleRow;
 use std::fs;
 use std::path::Path;
 use tempfile::tempdir;
@@ -45,7 +48,8 @@ fn a_finished_run_has_a_card() {
         assert!(text.contains(digest.as_str().unwrap()), "{digest}: {text}");
     }
     for expected in [
-        "| drawn | 8 |\n| accepted by the run | 5 |\n| not accepted, in the table all the same | 3 |\n| kept by `imagebart filter` | not run |\n",
+        "| drawn | 8 |\n| accepted by the run | 5 |\n| not accepted, in the table all the same | 3 |\n",
+        "| kept by `imagebart filter` | not run |\n",
         "| model | `model` |",
         "| drawn of | prompts: `words.csv`, rows with SHA-256",
         "| seed | 7 |",
@@ -130,6 +134,28 @@ fn a_card_is_written_when_all_is_there_and_never_over_an_edited_one() {
     }
 }
 
+/// The strips of a page: from noise on one image a scale, the last of them the image itself.
+fn ways_are_those_of_their_images(page: &str, rows: &[SampleRow]) {
+    let lines = page.split_once("id=\"way-0\">").unwrap().1.split_once("</script>").unwrap().0;
+    let lines: Vec<&str> = lines.split('\n').collect();
+    assert_eq!(lines.len(), rows.len());
+    for (line, row) in lines.iter().zip(rows) {
+        let file = STANDARD.decode(line.strip_prefix("jpeg;base64,").unwrap()).unwrap();
+        let strip = image::load_from_memory(&file).unwrap().to_rgb8();
+        let whole = image::load_from_memory(&row.image.bytes).unwrap().to_rgb8();
+        // x_2, x_1, x_0, and two pixels between them.
+        assert_eq!(strip.dimensions(), (3 * SIDE + 4, SIDE));
+        let unlike = |place: u32| {
+            let pixels = whole.enumerate_pixels().map(|(x, y, pixel)| {
+                let other = strip.get_pixel(place * (SIDE + 2) + x, y);
+                pixel.0.iter().zip(other.0).map(|(a, b)| u64::from(a.abs_diff(b))).sum::<u64>()
+            });
+            pixels.sum::<u64>() as f64 / f64::from(3 * SIDE * SIDE)
+        };
+        assert!(unlike(2) < 6.0 && unlike(0) > 2.0 * unlike(2), "{} {} {}", unlike(0), unlike(1), unlike(2));
+    }
+}
+
 /// The command that a gallery's page gives for an image: the output alone, wherever it lies now.
 #[test]
 fn an_output_stands_for_the_pipeline_file_of_its_run() {
@@ -148,14 +174,20 @@ fn an_output_stands_for_the_pipeline_file_of_its_run() {
     assert_eq!(fs::read(&to).unwrap(), row.image.bytes);
 
     let page = root.path().join("page.html");
-    succeed(["gallery", moved_to, "--to", page.to_str().unwrap()]);
+    let shown = succeed(["gallery", moved_to, "--to", page.to_str().unwrap(), "--steps"]);
+    let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(said.contains("6 samples") && !said.contains("is not shown"), "{said}");
     let page = fs::read_to_string(page).unwrap();
+    ways_are_those_of_their_images(&page, &rows(&moved));
     let data = page.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;
     let data: serde_json::Value = serde_json::from_str(data).unwrap();
     assert_eq!((&data["output"], &data["key"][3]), (&moved_to.into(), &"000000001-1".into()));
 
     let other = run(["sample", moved_to, "--key", "000000001-1", "--seed", "4"]);
     assert!(other.status.code() == Some(2) && stderr(&other).contains("leave out --set"), "{}", stderr(&other));
+    let sheet = root.path().join("sheet.png");
+    let sheet = run(["gallery", moved_to, "--to", sheet.to_str().unwrap(), "--steps"]);
+    assert!(sheet.status.code() == Some(2) && stderr(&sheet).contains("--to FILE.html"), "{}", stderr(&sheet));
     let plain = run(["sample", moved_to]);
     assert_eq!(plain.status.code(), Some(2), "only one image of it is drawn again: {}", stderr(&plain));
     fs::remove_file(moved.join("run-samples.json")).unwrap();

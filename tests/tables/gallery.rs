@@ -1,5 +1,5 @@
-//! The page of samples as its reader sees it, in headless Chromium: it loads without complaint, search and sort and filters work, and
-//! there is something to see.
+//! The page of samples as its reader sees it, in headless Chromium: it loads without complaint, search and sort and filters
+//! work, and there is something to see.
 //!
 //! Chromium is the system's; `playwright`, which drives it, is installed from PyPI below `target/`. Without either the tests are
 //! skipped, and say so.

@@ -213,7 +213,9 @@
     add("rank", of("rank", row));
     add("accepted", data.accepted[row] ? "yes" : "no");
     const [rule, value] = [of("rule", row), of("value", row)];
-    add("filter", rule === null ? null : value === null ? rule : `${rule} (${number(value)})`);
+    // What was measured tells nothing more of those that no rule was against.
+    const measured = value !== null && rule !== "kept" && rule !== "not-accepted";
+    add("filter", measured ? `${rule} (${number(value)})` : rule);
     add("nearly the same as", of("neighbour", row));
     add("pixels", `${data.width[row]} × ${data.height[row]}`);
     for (const [name, values] of Object.entries(data.settings[data.setting[row]])) {

@@ -2,7 +2,8 @@
 //!
 //! Latents are decoded by the tokenizer they were made with, and set beside the pictures they were made of, which are read
 //! again from the dataset by the pipeline that `run.json` records. A dataset that is out of reach costs the originals, not the
-//! gallery. Samples hold their images; nothing else is needed for them. Their page is searched, sorted and filtered in the browser.
+//! gallery. Samples hold their images; nothing else is needed for them. Their page is searched, sorted and filtered in the
+//! browser.
 
 mod browse;
 mod facts;

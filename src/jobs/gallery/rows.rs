@@ -30,8 +30,8 @@ pub struct Choice {
     pub more_files: bool,
 }
 
-/// Chooses `count` rows spread evenly over 16 files, more where these have fewer rows, themselves spread evenly over the directory;
-/// all rows when there are no more. The same directory gives the same rows.
+/// Chooses `count` rows spread evenly over 16 files, more where these have fewer rows, themselves spread evenly over the
+/// directory; all rows when there are no more. The same directory gives the same rows.
 pub async fn choose<I: Run>(table: &TableReader<I>, count: usize) -> Result<Choice, TableError> {
     let all = table.files();
     let mut looked = FILES;

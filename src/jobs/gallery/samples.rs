@@ -141,8 +141,8 @@ struct Kept {
 }
 
 impl Kept {
-    /// Adds an image, and its picture where there is to be a sheet. Full sizes that become too many go, all of them: then `full` is
-    /// no more.
+    /// Adds an image, and its picture where there is to be a sheet. Full sizes that become too many go, all of them: then
+    /// `full` is no more.
     fn add(&mut self, mut shot: Shot, picture: Option<Rgb>, full: &AtomicBool) -> Result<(), GalleryError> {
         if !full.load(Relaxed) {
             // It was on its way already.
