@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 use tempfile::{TempDir, tempdir};
 
-/// Captions of the demo's test, of which the rule reader chooses one of two, and the model.
+/// Captions of the demo's test, drawn by the shipped model and scored by the rule reader.
 struct Bulk {
     root: TempDir,
     file: PathBuf,
