@@ -13,7 +13,8 @@ run() {
     pipeline=$2
     "$imagebart" --seed 0 train "$pipeline" --set train.steps="$steps" --set train.to=$out/"$chain"/train \
         --set chain.model=$out/"$chain"/model --set output.url=$out/"$chain"
-    "$imagebart" --seed 0 demo-eval $out/"$chain"/model --to $out/"$chain"/evaluation --count "${COUNT:-200}"
+    "$imagebart" --seed 0 demo-eval $out/"$chain"/model --to $out/"$chain"/evaluation --count "${COUNT:-200}" \
+        --guidance 1.5
 }
 
 run one-scale "$here/one-scale.toml"

@@ -33,4 +33,5 @@ fi
 # shellcheck disable=SC2086
 run train "$pipeline" $steps
 run half $out/model --to $out/shipped --overwrite
-run demo-eval $out/shipped --to $out/shipped-evaluation --count "${COUNT:-200}" --guidance 1.5
+run demo-eval $out/shipped --to $out/shipped-evaluation --count "${COUNT:-200}" --guidance 1.5 \
+    --repeats 1,1,1 --candidates 1,1,64 --draws 4

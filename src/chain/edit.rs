@@ -20,11 +20,15 @@ use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::Row;
 use super::walk::{Compat, Step, Visit, Walk};
+use super::windows::Windows;
 use crate::config::ScheduleValue;
 use crate::diffusion::{Schedule, StepDraws, forward};
 use crate::random::RowKey;
 use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
+
+/// The most candidates of a pass.
+pub(super) const MAX_CANDIDATES: u32 = 4096;
 
 /// One image to edit.
 #[derive(Clone, Debug)]
@@ -43,6 +47,9 @@ pub struct EditOptions {
     pub compat: Compat,
     /// Passes of each scale (index t - 1); empty for [`Chain::default_repeats`].
     pub repeats: Vec<u32>,
+    /// Of each scale's passes (index t - 1) so many candidates are drawn, and one stays by how well the known tokens fit it; empty
+    /// for one each.
+    pub candidates: Vec<u32>,
     /// The scale to start from, with the image noised to its level: fewer scales change less. `None` is the last scale, from
     /// pure noise, where nothing of the free tokens' image is left.
     pub start: Option<u32>,
@@ -69,7 +76,30 @@ impl EditOptions {
         };
         match (1..).zip(&repeats).find(|(_, passes)| !(1..=u32::from(u16::MAX)).contains(*passes)) {
             Some((scale, &value)) => Err(SampleError::Repeat { scale, value }),
-            None => Ok(EditOptions { compat: self.compat, repeats, start: Some(start) }),
+            None => Ok(EditOptions {
+                compat: self.compat,
+                repeats,
+                candidates: self.candidates(scales)?,
+                start: Some(start),
+            }),
+        }
+    }
+
+    /// Whether any pass has more than one candidate.
+    pub fn has_candidates(&self) -> bool {
+        self.candidates.iter().any(|&candidates| candidates > 1)
+    }
+
+    /// The candidates of scales 1..=T.
+    fn candidates(&self, scales: u32) -> Result<Vec<u32>, SampleError> {
+        let candidates = match self.candidates.as_slice() {
+            [] => vec![1; scales as usize],
+            given if given.len() == scales as usize => given.to_vec(),
+            given => return Err(SampleError::Candidates { found: given.len(), scales }),
+        };
+        match (1..).zip(&candidates).find(|(_, candidates)| !(1..=MAX_CANDIDATES).contains(*candidates)) {
+            Some((scale, &value)) => Err(SampleError::Candidate { scale, value }),
+            None => Ok(candidates),
         }
     }
 }
@@ -134,7 +164,9 @@ impl Chain {
         let drawn: Vec<&Row> = rows.iter().map(|row| &row.row).collect();
         self.check_rows(&drawn)?;
         let known = self.known(rows)?;
-        let clean = self.grids("the image", &rows.iter().map(|row| row.tokens.as_slice()).collect::<Vec<_>>())?;
+        let tokens = self.config().tokens();
+        let clean =
+            self.grids("the image", &rows.iter().map(|row| row.tokens.as_slice()).collect::<Vec<_>>(), tokens)?;
         let (Some(known), false) = (known, rows.is_empty()) else { return Ok(Vec::new()) };
         let keys: Vec<RowKey> = drawn.iter().map(|row| row.key).collect();
         let mut noise = match noise {
@@ -157,9 +189,11 @@ impl Chain {
                 pass: pass.pass,
                 noise: draws.map(|draws| (pass.redraw, draws)),
                 known: Some((known.shallow_clone(), at(&levels, pass.scale - 1)?.shallow_clone())),
+                candidates: pass.candidates,
             });
         }
-        let walk = Walk { rows: &drawn, start, visits, compat: options.compat, likelihood: false };
+        let windows = Windows::new(self.config(), None)?;
+        let walk = Walk { rows: &drawn, windows, start, visits, compat: options.compat, likelihood: false };
         Ok(self.walk(&walk, trace)?.steps)
     }
 
@@ -173,6 +207,7 @@ impl Chain {
                 scale,
                 pass,
                 redraw: self.redraw(&options, scale, pass, passes),
+                candidates: options.candidates.get(scale as usize - 1).copied().unwrap_or(1),
             }));
         }
         Ok(plan)
@@ -222,7 +257,7 @@ impl Chain {
             let draws = StepDraws::new(keys, (pass.scale, pass.pass), tokens, codes, self.placement().device)?;
             repeats.insert((pass.scale, u32::from(pass.pass)), draws);
         }
-        Ok(EditNoise { start: self.noise(rows)?, repeats })
+        Ok(EditNoise { start: self.noise(rows, self.config().tokens())?, repeats })
     }
 }
 
@@ -232,6 +267,7 @@ struct Pass {
     pass: u16,
     /// Probability of redrawing a token before it, unless it is the first.
     redraw: f64,
+    candidates: u32,
 }
 
 fn at(levels: &[Tensor], level: u32) -> Result<&Tensor, TchError> {

@@ -3,14 +3,15 @@
 //! Every random number is made before the first token and uploaded with the batch; tokens, and whether the logits were sound,
 //! stay on the device until the last one. So nothing in between waits for the device.
 
-use super::config::ChainConfig;
+use super::candidates::Numbers;
 use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::{Row, ScaleBatch};
 use super::settings::ScaleSettings;
+use super::windows::{Window, Windows};
 use crate::diffusion::{StepDraws, redraw};
 use crate::random::Purpose;
-use crate::transformer::{NetworkConfig, TransformerError};
+use crate::transformer::{Decoding, NetworkConfig, TransformerError};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -47,12 +48,16 @@ pub(super) struct Visit {
     pub noise: Option<(f64, StepDraws)>,
     /// Tokens that are not drawn: where (bool), and which (int64), both `[batch, tokens]`.
     pub known: Option<(Tensor, Tensor)>,
+    /// So many are drawn, and one is kept by how well the known tokens fit it; see [`candidates`](super::candidates). At least 1.
+    pub candidates: u32,
 }
 
 /// A batch on its way.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     pub rows: &'a [&'a Row],
+    /// How the networks see the grid.
+    pub windows: Windows,
     /// x of the first visit's scale: int64 `[batch, tokens]`, on the device.
     pub start: Tensor,
     pub visits: Vec<Visit>,
@@ -70,13 +75,23 @@ pub(super) struct Walked {
 }
 
 /// What a pass drew.
-struct Drawn {
+pub(super) struct Drawn {
     /// x_{t-1}: `[batch, tokens]`.
-    tokens: Tensor,
+    pub tokens: Tensor,
     /// `[batch]`, finite where all logits of a row were sound.
-    sound: Tensor,
-    /// `[batch]` float64: the log-probability of `tokens`, where it is asked for.
-    likelihood: Option<Tensor>,
+    pub sound: Tensor,
+    /// `[batch]` float64: the log-probability of what is asked for.
+    pub likelihood: Option<Tensor>,
+}
+
+/// Which log-probabilities a pass sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    Nothing,
+    /// Of all tokens, by the network's own distribution.
+    All,
+    /// Of the known ones, by the guided distribution.
+    Known,
 }
 
 impl Chain {
@@ -85,9 +100,9 @@ impl Chain {
         rows.iter().enumerate().try_for_each(|(row, given)| given.check(row, self.config()))
     }
 
-    /// Grids given by the caller, checked and on the device: int64 `[batch, tokens]`.
-    pub(super) fn grids(&self, what: &'static str, grids: &[&[u16]]) -> Result<Tensor, SampleError> {
-        let (expected, codes) = (self.config().tokens(), self.config().codebook_size);
+    /// Grids of `expected` tokens given by the caller, checked and on the device: int64 `[batch, tokens]`.
+    pub(super) fn grids(&self, what: &'static str, grids: &[&[u16]], expected: usize) -> Result<Tensor, SampleError> {
+        let codes = self.config().codebook_size;
         for (row, grid) in grids.iter().enumerate() {
             if grid.len() != expected {
                 return Err(SampleError::Grid { row, what, found: grid.len(), expected });
@@ -102,8 +117,8 @@ impl Chain {
     }
 
     /// Pure noise, each row's own: int64 `[batch, tokens]`, on the device.
-    pub(super) fn noise(&self, rows: &[&Row]) -> Result<Tensor, TchError> {
-        let (tokens, codes) = (self.config().tokens(), self.config().codebook_size);
+    pub(super) fn noise(&self, rows: &[&Row], tokens: usize) -> Result<Tensor, TchError> {
+        let codes = self.config().codebook_size;
         let below = |row: &Row, position| i64::from(row.key.at(0, 0).below(Purpose::Start, position, codes));
         let ids: Vec<i64> =
             rows.iter().flat_map(|row| (0..tokens as u32).map(|position| below(row, position))).collect();
@@ -114,21 +129,23 @@ impl Chain {
     pub(super) fn walk(&self, walk: &Walk, trace: bool) -> Result<Walked, SampleError> {
         let _guard = tch::no_grad_guard();
         let batches = self.batches(walk)?;
-        let uniforms = uniforms(walk, self.config(), self.placement().device)?;
+        let numbers = Numbers::new(walk, self.placement().device)?;
         let mut grids = Vec::new();
         let mut sound = Vec::with_capacity(walk.visits.len());
         let mut likelihood = None;
         let mut tokens = walk.start.shallow_clone();
+        let mut first = 0;
         for (index, visit) in walk.visits.iter().enumerate() {
             let x_t = match &visit.noise {
                 Some((beta, draws)) => redraw(&tokens, *beta, &draws.uniforms, &draws.noise)?,
                 None => tokens,
             };
             let batch = batches.get(&visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
-            let drawn = self.pass(visit, batch, &x_t, &uniforms.f_select(0, index as i64)?, walk.likelihood)?;
+            let drawn = self.visit((walk, visit), batch, &x_t, (&numbers, first))?;
+            first += i64::from(visit.candidates);
             sound.push(drawn.sound);
             tokens = drawn.tokens;
-            if let Some(more) = drawn.likelihood {
+            if let Some(more) = drawn.likelihood.filter(|_| walk.likelihood) {
                 likelihood = Some(add(likelihood, more)?);
             }
             if trace || index + 1 == walk.visits.len() {
@@ -163,65 +180,149 @@ impl Chain {
     }
 
     /// x_{t-1} drawn from x_t `[batch, tokens]`. `uniforms` is `[tokens, batch]`.
-    fn pass(
+    pub(super) fn pass(
         &self,
-        visit: &Visit,
+        (walk, visit): (&Walk, &Visit),
         batch: &ScaleBatch,
         x_t: &Tensor,
         uniforms: &Tensor,
-        likely: bool,
     ) -> Result<Drawn, SampleError> {
-        let failed = |source: TransformerError| SampleError::Network { scale: visit.scale, source: Box::new(source) };
         let network = self.network(visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
-        let wide = batch.widen(x_t)?;
-        let mut decoding = network.begin(&batch.source(&wide)).map_err(failed)?;
-        let mut tokens: Vec<Tensor> = Vec::with_capacity(self.config().tokens());
-        let (mut sound, mut likelihood) = (None, None);
-        for position in 0..self.config().tokens() as i64 {
-            let previous = tokens.last().map(|token| batch.widen(token)).transpose()?;
-            let logits = decoding.next(previous.as_ref()).map_err(failed)?;
-            let own = if likely { Some(batch.conditional(&logits)?) } else { None };
-            let logits = batch.guide(logits)?;
-            let drawn = batch.draw.tokens(&logits, &uniforms.f_select(0, position)?)?;
-            let token = match &visit.known {
-                Some((known, given)) => {
-                    given.f_select(1, position)?.f_where_self(&known.f_select(1, position)?, &drawn.tokens)?
-                }
-                None => drawn.tokens,
+        let measure = match (visit.candidates > 1, walk.likelihood) {
+            (true, _) => Measure::Known,
+            (false, true) => Measure::All,
+            (false, false) => Measure::Nothing,
+        };
+        let mut pen = Pen::new(visit, batch, uniforms, (measure, walk.windows.tokens()));
+        for (windows, rows) in walk.windows.bands() {
+            let begin = |window: Window| {
+                let wide = batch.widen(&window.cut(x_t)?)?;
+                let decoding = network.begin(&batch.source(&wide)).map_err(|source| pen.failed(source))?;
+                Ok((window, decoding))
             };
-            if let Some(own) = own {
-                let log = own.f_log_softmax(-1, Kind::Double)?.f_gather(-1, &token.f_unsqueeze(1)?, false)?;
-                likelihood = Some(add(likelihood, log.f_squeeze_dim(1)?)?);
+            let mut decodings = windows.into_iter().map(begin).collect::<Result<Vec<_>, SampleError>>()?;
+            for row in rows {
+                for (window, decoding) in &mut decodings {
+                    pen.draw(row, window, decoding)?;
+                }
             }
-            tokens.push(token);
-            sound = Some(add(sound, drawn.sound)?);
         }
-        let sound = sound.ok_or_else(|| TchError::Shape("a grid of no tokens".to_owned()))?;
-        Ok(Drawn { tokens: Tensor::f_stack(&tokens, 1)?, sound, likelihood })
+        pen.drawn()
+    }
+}
+
+/// What a pass has drawn so far, in raster order, and how it goes on.
+struct Pen<'a> {
+    visit: &'a Visit,
+    batch: &'a ScaleBatch,
+    /// `[tokens, batch]`
+    uniforms: &'a Tensor,
+    measure: Measure,
+    /// `[batch]` each.
+    tokens: Vec<Tensor>,
+    sound: Option<Tensor>,
+    likelihood: Option<Tensor>,
+}
+
+impl<'a> Pen<'a> {
+    fn new(
+        visit: &'a Visit,
+        batch: &'a ScaleBatch,
+        uniforms: &'a Tensor,
+        (measure, tokens): (Measure, usize),
+    ) -> Pen<'a> {
+        Pen { visit, batch, uniforms, measure, tokens: Vec::with_capacity(tokens), sound: None, likelihood: None }
+    }
+
+    /// Draws what row `row` of the grid has under `window`.
+    fn draw(&mut self, row: u32, window: &Window, decoding: &mut Decoding) -> Result<(), SampleError> {
+        let run = window.run(row);
+        let read = decoding.position() as usize;
+        if read < run.start {
+            // What the window has before it was drawn under others.
+            let given: Vec<&Tensor> =
+                (read..run.start).map(|local| self.at(window, local)).collect::<Result<_, _>>()?;
+            let given = self.batch.widen(&Tensor::f_stack(&given, 1)?)?;
+            let before = self.before(window, read)?;
+            decoding.pass_over(before.as_ref(), &given).map_err(|source| self.failed(source))?;
+        }
+        for local in run {
+            let before = self.before(window, local)?;
+            let logits = decoding.next(before.as_ref()).map_err(|source| self.failed(source))?;
+            self.token(logits)?;
+        }
+        Ok(())
+    }
+
+    /// Draws the next token from the network's logits `[width, K]`.
+    fn token(&mut self, logits: Tensor) -> Result<(), TchError> {
+        let (batch, position) = (self.batch, self.tokens.len() as i64);
+        let own = if self.measure == Measure::All { Some(batch.conditional(&logits)?) } else { None };
+        let logits = batch.guide(logits)?;
+        let drawn = batch.draw.tokens(&logits, &self.uniforms.f_select(0, position)?)?;
+        let Some((known, given)) = &self.visit.known else {
+            if let Some(own) = own {
+                self.add(log_probability(&own, &drawn.tokens)?)?;
+            }
+            return self.put(drawn.tokens, drawn.sound);
+        };
+        let known = known.f_select(1, position)?;
+        let token = given.f_select(1, position)?.f_where_self(&known, &drawn.tokens)?;
+        match (own, self.measure) {
+            (Some(own), _) => self.add(log_probability(&own, &token)?)?,
+            (None, Measure::Known) => {
+                self.add(log_probability(&logits, &token)?.f_masked_fill(&known.f_logical_not()?, 0.0)?)?;
+            }
+            (None, _) => {}
+        }
+        self.put(token, drawn.sound)
+    }
+
+    /// The next token of all rows, and whether its logits were sound.
+    fn put(&mut self, token: Tensor, sound: Tensor) -> Result<(), TchError> {
+        self.tokens.push(token);
+        self.sound = Some(add(self.sound.take(), sound)?);
+        Ok(())
+    }
+
+    fn add(&mut self, log: Tensor) -> Result<(), TchError> {
+        self.likelihood = Some(add(self.likelihood.take(), log)?);
+        Ok(())
+    }
+
+    /// What was drawn at a place in a window: `[batch]`.
+    fn at(&self, window: &Window, local: usize) -> Result<&Tensor, TchError> {
+        let token = self.tokens.get(window.place(local));
+        token.ok_or_else(|| TchError::Shape("a token is read before it is drawn".to_owned()))
+    }
+
+    /// The token before a place in a window, as the network sees it; none before the first.
+    fn before(&self, window: &Window, local: usize) -> Result<Option<Tensor>, TchError> {
+        let before = local.checked_sub(1).map(|before| self.batch.widen(self.at(window, before)?));
+        before.transpose()
+    }
+
+    fn failed(&self, source: TransformerError) -> SampleError {
+        SampleError::Network { scale: self.visit.scale, source: Box::new(source) }
+    }
+
+    fn drawn(self) -> Result<Drawn, SampleError> {
+        let sound = self.sound.ok_or_else(|| TchError::Shape("a grid of no tokens".to_owned()))?;
+        Ok(Drawn { tokens: Tensor::f_stack(&self.tokens, 1)?, sound, likelihood: self.likelihood })
     }
 }
 
 /// A sum so far and what comes to it.
-fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
+pub(super) fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
     match sum {
         Some(sum) => sum.f_add(&more),
         None => Ok(more),
     }
 }
 
-/// The uniform number of each token of each visit: float64 `[visits, tokens, batch]`, uploaded once.
-fn uniforms(walk: &Walk, config: &ChainConfig, device: Device) -> Result<Tensor, TchError> {
-    let tokens = config.tokens() as u32;
-    let mut values = Vec::with_capacity(walk.visits.len() * walk.rows.len() * tokens as usize);
-    for visit in &walk.visits {
-        let scale = u16::try_from(visit.scale).unwrap_or(u16::MAX);
-        let rows: Vec<_> = walk.rows.iter().map(|row| row.key.at(scale, visit.pass)).collect();
-        for position in 0..tokens {
-            values.extend(rows.iter().map(|row| row.uniform(Purpose::Token, position)));
-        }
-    }
-    let shape = [walk.visits.len() as i64, i64::from(tokens), walk.rows.len() as i64];
-    Tensor::f_from_slice(&values)?.f_view(shape)?.f_to_device(device)?.f_to_kind(Kind::Double)
+/// The log-probability of `tokens` `[batch]` by `logits` `[batch, K]`: float64 `[batch]`.
+fn log_probability(logits: &Tensor, tokens: &Tensor) -> Result<Tensor, TchError> {
+    logits.f_log_softmax(-1, Kind::Double)?.f_gather(-1, &tokens.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)
 }
 
 /// Brings grids and flags to the CPU in one copy: the only wait for the device.

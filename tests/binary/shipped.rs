@@ -1,6 +1,7 @@
 //! The trained chain that comes with the program, judged: a gate for whatever changes what it draws.
 
 use imagebart::chain::SettingsLists;
+use imagebart::jobs::demo::artist::Completing;
 use imagebart::jobs::demo::evaluate::{EvaluateOptions, evaluate};
 use imagebart::torch::device::DeviceChoice;
 use std::path::Path;
@@ -20,6 +21,7 @@ fn the_shipped_chain_draws_what_captions_say() {
         seed: 1,
         device: DeviceChoice::Cpu,
         settings: SettingsLists { guidance: vec![1.5], ..SettingsLists::default() },
+        completing: Completing { repeats: vec![1; 3], candidates: vec![1, 1, 48], draws: 2 },
     };
     let evaluation = evaluate(&options).unwrap();
     assert_eq!(evaluation.scales, 3);
@@ -28,4 +30,5 @@ fn the_shipped_chain_draws_what_captions_say() {
     assert!(evaluation.drawn.attributes >= 0.88, "{evaluation}");
     assert!(evaluation.bits_per_token <= 0.3, "{evaluation}");
     assert!(evaluation.lower.with_caption.shapes >= 0.8, "{evaluation}");
+    assert!(evaluation.upper.with_caption.shapes >= 0.45, "{evaluation}");
 }
