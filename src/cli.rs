@@ -211,7 +211,8 @@ pub enum Command {
         #[arg(long)]
         overwrite: bool,
 
-        /// Draw this one image of a run again, from the batch that held it, and compare it with the one in the table.
+        /// Draw this one image of a run again, from the batch that held it, and compare it with the one in the table. In place of
+        /// the pipeline file, the run's output may be given, a folder or a URL: its own record tells how it was drawn.
         #[arg(long, conflicts_with = "overwrite")]
         key: Option<String>,
 
@@ -339,6 +340,10 @@ pub enum Command {
         /// Which table to show. Default: the latents where there are any, else the samples.
         #[arg(long, value_enum)]
         table: Option<WhichTable>,
+
+        /// Draw the samples once more, by their run's own record, to show each on its way from noise, scale by scale.
+        #[arg(long)]
+        steps: bool,
     },
 
     /// Turn released PyTorch checkpoints (.ckpt) into a model directory, without ever running the code in them.

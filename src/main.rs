@@ -19,7 +19,7 @@ use imagebart::jobs::filter::{self, FilterOptions};
 use imagebart::jobs::gallery::{self, GalleryOptions, gallery};
 use imagebart::jobs::half::{self, HalfOptions};
 use imagebart::jobs::import::{self, ChosenWeights, ImportError, ImportOptions, import};
-use imagebart::jobs::sample::{AgainOptions, SampleOptions, SamplePlan, draw_again, sample};
+use imagebart::jobs::sample::{AgainOptions, SampleOptions, SamplePlan, draw_again, recorded_run, sample};
 use imagebart::jobs::shrink::{self, ShrinkOptions};
 use imagebart::jobs::text_tokenizer::{self, TextTokenizerOptions, train_text_tokenizer};
 use imagebart::jobs::train::{TrainOptions, TrainPlan, train};
@@ -143,7 +143,15 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
         Command::Sample { pipeline, count, prompts, overwrite, key, to, force } => {
             let count = count.map(|count| format!("sample.count={count}"));
             let given = [count, prompts.map(|prompts| format!("sample.prompts={}", quoted(prompts)))];
-            let pipeline = load_for(Needs::Sample, &pipeline, given, common)?;
+            let pipeline = match key.as_ref().and_then(|_| output_of(&pipeline)) {
+                Some(_) if !pipeline.overrides.is_empty() || given != [None, None] || common.seed.is_some() => {
+                    let text =
+                        "a run's own record tells what was drawn: leave out --set, --count, --prompts and --seed";
+                    return Err(JobError::Usage(format!("{}: {text}", pipeline.pipeline.display())));
+                }
+                Some(url) => recorded_run(url).await?,
+                None => load_for(Needs::Sample, &pipeline, given, common)?,
+            };
             let options = SampleOptions { device: device(common)?, rank: rank(common)?, overwrite };
             if common.dry_run {
                 print!("{}", SamplePlan::describe(&pipeline, &options).await?);
@@ -192,12 +200,12 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{report}");
             if report.is_ok() { Ok(()) } else { Err(JobError::Failed(format!("{url} has problems"))) }
         }
-        Command::Gallery { url, to, count, columns, tokenizer, table } => {
+        Command::Gallery { url, to, count, columns, tokenizer, table, steps } => {
             let table = table.map(|table| match table {
                 WhichTable::Latents => gallery::Table::Latents,
                 WhichTable::Samples => gallery::Table::Samples,
             });
-            let options = GalleryOptions { url, to, count, columns, tokenizer, device: device(common)?, table };
+            let options = GalleryOptions { url, to, count, columns, tokenizer, device: device(common)?, table, steps };
             if common.dry_run {
                 println!("{}", gallery::describe(&options).await?);
                 return Ok(());
@@ -275,6 +283,12 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             Ok(())
         }
     }
+}
+
+/// The output that is named in place of a pipeline file, if it is one: a folder or a URL.
+fn output_of(arguments: &PipelineArgs) -> Option<&str> {
+    let text = arguments.pipeline.to_str()?;
+    (text.contains("://") || arguments.pipeline.is_dir()).then_some(text)
 }
 
 /// As TOML text, so that no path is taken for a number.

@@ -141,6 +141,9 @@ fn values(pipeline: &Pipeline) -> Result<(), Fault> {
     if let Some(fault) = pipeline.edit.fault() {
         return Err(fault);
     }
+    if let Some(fault) = pipeline.card.fault() {
+        return Err(fault);
+    }
     evaluation(pipeline)?;
     shares(pipeline)?;
     filter(&pipeline.filter)?;

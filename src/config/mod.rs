@@ -26,6 +26,7 @@
 //! # }
 //! ```
 
+mod card;
 mod check;
 mod choosing;
 mod evaluation;
@@ -36,6 +37,7 @@ mod sections;
 mod training;
 mod values;
 
+pub use card::CardSection;
 pub use choosing::ChooseSection;
 pub use evaluation::{EvaluateRun, EvaluateSection};
 pub use filtering::FilterSection;

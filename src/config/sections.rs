@@ -1,5 +1,6 @@
 //! The sections of a pipeline file. Every key has a default but the few that only the user can know.
 
+use super::card::CardSection;
 use super::choosing::ChooseSection;
 use super::evaluation::EvaluateSection;
 use super::filtering::FilterSection;
@@ -26,6 +27,7 @@ pub struct Pipeline {
     pub edit: EditSection,
     pub evaluate: EvaluateSection,
     pub filter: FilterSection,
+    pub card: CardSection,
     pub output: OutputSection,
     pub run: RunSection,
 }

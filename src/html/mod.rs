@@ -1,7 +1,8 @@
-//! Pages for a browser: one HTML file each, pictures inside, no scripts, nothing fetched.
+//! Pages for a browser: one HTML file each, pictures inside, nothing fetched, and no script but the page's own.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
 use std::fmt::{self, Write};
 
 /// What every page begins with and says before its own content.
@@ -25,12 +26,25 @@ pub(crate) struct Page {
 impl Page {
     /// The head of a page, its title, summary and notes.
     pub fn open(opening: &Opening<'_>) -> Page {
+        Page::begin(opening, None)
+    }
+
+    /// The same for a page in which `script`, which the caller puts into it as it is, may run and no other.
+    pub fn open_for(script: &str, opening: &Opening<'_>) -> Page {
+        Page::begin(opening, Some(script))
+    }
+
+    fn begin(opening: &Opening<'_>, script: Option<&str>) -> Page {
         let mut page =
             Page { text: String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n") };
         page.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-        // Nothing but inline styles and inline images may load or run, whatever a caption holds.
+        // Nothing but inline styles, inline images and the page's own script may load or run, whatever a caption holds.
         page.raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; ");
-        page.raw("style-src 'unsafe-inline'; img-src data:\">\n");
+        page.raw("style-src 'unsafe-inline'; img-src data:");
+        if let Some(script) = script {
+            page.put(format_args!("; script-src 'sha256-{}'", STANDARD.encode(Sha256::digest(script))));
+        }
+        page.raw("\">\n");
         let title = escape(opening.title);
         let styles = (include_str!("base.css"), opening.styles);
         page.put(format_args!("<title>{title}</title>\n<style>\n{}{}</style>\n</head>\n", styles.0, styles.1));
@@ -54,7 +68,16 @@ impl Page {
 
     /// Names and values, unfolded under a heading.
     pub fn facts<N: AsRef<str>>(&mut self, heading: &str, facts: &[(N, String)]) {
-        self.put(format_args!("<details open><summary>{}</summary>\n<dl>\n", escape(heading)));
+        self.list("<details open>", heading, facts);
+    }
+
+    /// The same, folded until the heading is clicked.
+    pub fn folded_facts<N: AsRef<str>>(&mut self, heading: &str, facts: &[(N, String)]) {
+        self.list("<details>", heading, facts);
+    }
+
+    fn list<N: AsRef<str>>(&mut self, details: &str, heading: &str, facts: &[(N, String)]) {
+        self.put(format_args!("{details}<summary>{}</summary>\n<dl>\n", escape(heading)));
         for (name, value) in facts {
             self.put(format_args!("<dt>{}</dt><dd>{}</dd>\n", escape(name.as_ref()), escape(value)));
         }

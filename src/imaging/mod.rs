@@ -40,6 +40,7 @@ mod mosaic;
 mod preprocess;
 mod probe;
 mod psnr;
+mod reduce;
 mod resize;
 mod strip;
 mod trim;
@@ -53,6 +54,7 @@ pub use mosaic::{Mosaic, Span};
 pub use preprocess::{Crop, CropMode, CropRect, Flip, Preprocess, Resize};
 pub use probe::{Format, Header, Limits, cost, probe};
 pub use psnr::psnr;
+pub use reduce::reduce;
 pub use trim::Trim;
 
 /// An image in memory: 8 bits a channel, `[height, width, 3]` row-major.

@@ -8,8 +8,8 @@ use crate::datasets::Unit;
 use crate::flow::Report;
 use crate::launch::Rank;
 use crate::progress::peak_memory;
-use crate::tables::{Run, UnitSummary};
-use serde::Serialize;
+use crate::tables::{OutputDir, Run, UnitSummary};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +17,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// `run.json`, or `run-<rank>.json` where several processes share the work; `run-samples.json` of sampling.
 pub fn file_name<I: Run>(rank: Rank) -> String {
     if rank.world == 1 { format!("{}.json", I::FACTS) } else { format!("{}-{}.json", I::FACTS, rank.rank) }
+}
+
+/// The part of a run's facts that is read back.
+#[derive(Deserialize)]
+struct Recorded {
+    pipeline: Pipeline,
+}
+
+/// The pipeline that the last run of kind `I` recorded in `dir`, by the facts of the only process or of the first. None when there are
+/// none that are understood.
+pub async fn recorded_pipeline<I: Run>(dir: &OutputDir<I>) -> Option<Pipeline> {
+    for name in [Rank::ALONE, Rank { rank: 0, world: 2 }].map(file_name::<I>) {
+        let Ok(Some(bytes)) = dir.get(&dir.root().clone().join(name.as_str())).await else { continue };
+        match serde_json::from_slice::<Recorded>(&bytes) {
+            Ok(recorded) => return Some(recorded.pipeline),
+            Err(error) => tracing::warn!("{}/{name} is not understood: {error}", dir.root()),
+        }
+    }
+    None
 }
 
 /// What a job did that fills a table. Serialises as `run.json`; `S` are the settings with every `auto` decided.

@@ -1,6 +1,7 @@
 //! The user's commands, each read top to bottom as the data flows.
 
 mod archive;
+mod card;
 pub mod demo;
 mod developer;
 pub mod edit;

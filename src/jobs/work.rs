@@ -1,6 +1,6 @@
 //! What every job that fills a table shares: its output, its units, and which of them are left to do.
 
-use super::{JobError, open_output, output_error};
+use super::{JobError, card, facts, open_output, output_error};
 use crate::config::DType;
 use crate::datasets::{Source, Unit};
 use crate::launch::Rank;
@@ -108,6 +108,8 @@ impl<I: Run> Work<I> {
             output.begin(&manifest).await.map_err(refused)?;
             output.sweep(&own).await.map_err(JobError::failed)?;
         }
+        let beside = [&facts::file_name::<I>(rank), card::CARD];
+        output.sweep_beside(&beside).await.map_err(JobError::failed)?;
         Ok(output)
     }
 

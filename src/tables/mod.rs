@@ -9,7 +9,8 @@
 //! ```
 //!
 //! and a `sample` or an `edit` likewise, in the same directory or another: `samples-manifest.json`, `samples-rejects/`,
-//! `samples/`. The two share no file: see [`Run`].
+//! `samples/`. The two share no file: see [`Run`]. Beside them lie the facts of the last run, what `filter` decided about samples,
+//! and once all of these are there `README.md`, their data-set card.
 //!
 //! - [`TableSchema`] reads the columns from `schemas/*.json`: nothing else defines one.
 //! - [`Identity`] and [`SamplesIdentity`] are the closed lists of what may change an output's bytes; [`Manifest`] records

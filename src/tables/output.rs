@@ -163,14 +163,8 @@ impl<I: Run> OutputDir<I> {
                     _ => leftovers,
                 })
                 .collect();
-            let delete = |path: Path| async move {
-                match self.retries.run(path.as_ref(), || self.store.delete(&path)).await {
-                    Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
-                    Err(error) => Err(TableError::store(&path, error)),
-                }
-            };
             futures::stream::iter(doomed)
-                .map(delete)
+                .map(|path| async move { self.delete(&path).await })
                 .buffer_unordered(DELETES_IN_FLIGHT)
                 .try_collect::<Vec<()>>()
                 .await?;
@@ -206,6 +200,15 @@ impl<I: Run> OutputDir<I> {
     /// Removes the stage files of one file of a unit in both tables, as [`OutputDir::sweep`] does.
     pub async fn sweep_file(&self, file: &UnitFile) -> Result<usize, TableError> {
         Ok(self.sweep_stages_of(&self.table(file)?).await? + self.sweep_stages_of(&self.rejects(file)?).await?)
+    }
+
+    /// Removes the stages of the small files `names` beside the tables, as [`OutputDir::sweep`] does.
+    pub async fn sweep_beside(&self, names: &[&str]) -> Result<usize, TableError> {
+        let mut swept = 0;
+        for name in names {
+            swept += self.sweep_stages_of(&self.file(name)).await?;
+        }
+        Ok(swept)
     }
 
     async fn sweep_stages_of(&self, path: &Path) -> Result<usize, TableError> {
@@ -256,6 +259,14 @@ impl<I: Run> OutputDir<I> {
         let path = self.file(name);
         self.store.put(&path, text.into()).await.map_err(|error| TableError::store(&path, error))?;
         Ok(())
+    }
+
+    /// Deletes an object, if it is there.
+    pub(crate) async fn delete(&self, path: &Path) -> Result<(), TableError> {
+        match self.retries.run(path.as_ref(), || self.store.delete(path)).await {
+            Err(object_store::Error::NotFound { .. }) | Ok(()) => Ok(()),
+            Err(error) => Err(TableError::store(path, error)),
+        }
     }
 
     /// All objects in the folder of `table`, in the order of their paths.

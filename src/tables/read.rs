@@ -14,11 +14,12 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -140,6 +141,18 @@ impl<I: Run> RowsFile<I> {
             return Err(TableError::format(&self.table.path, format!("has no row group {group}")));
         }
         self.table.builder = self.table.builder.with_row_groups(vec![group]);
+        self.rows()
+    }
+
+    /// The rows that stand at `places`, counted from 0, in file order; of row groups without any of them nothing is fetched.
+    pub fn rows_at(
+        mut self,
+        places: &BTreeSet<u64>,
+    ) -> Result<BoxStream<'static, Result<I::Row, TableError>>, TableError> {
+        let rows = usize::try_from(self.table.info.rows).unwrap_or(usize::MAX);
+        let places = places.iter().filter_map(|&place| usize::try_from(place).ok()).filter(|&place| place < rows);
+        let selection = RowSelection::from_consecutive_ranges(places.map(|place| place..place + 1), rows);
+        self.table.builder = self.table.builder.with_row_selection(selection);
         self.rows()
     }
 

@@ -10,6 +10,7 @@
 //! | rejects | `rejects/` | `samples-rejects/` |
 //! | manifest | `manifest.json` | `samples-manifest.json` |
 //! | facts | `run.json` | `run-samples.json` |
+//! | card | | `README.md` |
 
 use super::identity::{Difference, difference};
 use super::{FileInfo, Provenance, TableError, TableSchema, UnitFile};

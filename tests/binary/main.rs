@@ -1,6 +1,8 @@
 //! The built `imagebart` as its user sees it, one module per command or promise.
 
 mod acceptance;
+mod bulk;
+mod card;
 mod choose;
 mod common;
 mod demo;
@@ -16,6 +18,8 @@ mod large;
 mod linking;
 mod pipelines;
 mod prompts;
+#[path = "../python/mod.rs"]
+mod python;
 mod retry;
 mod sample;
 mod scored;

@@ -15,6 +15,7 @@ mod proxy;
 #[path = "../python/mod.rs"]
 mod python;
 mod refusals;
+mod samples;
 mod servers;
 mod training;
 mod weather;

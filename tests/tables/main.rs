@@ -1,6 +1,7 @@
 //! The Parquet tables from outside.
 
 mod decisions;
+mod gallery;
 mod interop;
 mod latents;
 #[path = "../python/mod.rs"]

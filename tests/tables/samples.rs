@@ -2,6 +2,8 @@
 
 use crate::support::samples::{provenance, rows, units, write_unit};
 use arrow::datatypes::DataType;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use imagebart::imaging::{Limits, decode};
@@ -181,10 +183,25 @@ async fn a_gallery_shows_samples() -> Outcome {
     assert_eq!((summary.table, summary.shown, summary.with_original, summary.psnr), (Table::Samples, 10, 0, None));
     assert!(summary.to_string().ends_with("sheet.png: 10 samples"), "{summary}");
     let page = std::fs::read_to_string(&files[0])?;
-    assert_eq!(page.matches("<div class=\"pair alone\">").count(), 10);
-    for said in
-        ["prompt &quot;1&quot; of 漢", "class 3 · ", "000000003 · edit of faces/3.jpg", "10 samples.", "1, 0.63605, 0"]
-    {
+    let data = page.split_once("id=\"data\">").and_then(|(_, rest)| rest.split_once("</script>")).ok_or("no data")?.0;
+    let data: serde_json::Value = serde_json::from_str(data)?;
+    let written = rows(&provenance(973), 0..10);
+    assert_eq!(data["key"].as_array().map(Vec::len), Some(10));
+    for (at, row) in written.iter().enumerate() {
+        let (seed, score) = (row.seed.to_string(), row.score.map(f64::from));
+        assert_eq!((&data["key"][at], &data["seed"][at]), (&row.key.as_str().into(), &seed.as_str().into()));
+        assert_eq!(
+            (data["prompt"][at].as_str(), data["parent"][at].as_str()),
+            (row.prompt.as_deref(), row.parent.as_deref())
+        );
+        assert_eq!((data["label"][at].as_i64(), data["score"][at].as_f64()), (row.label.map(i64::from), score));
+        assert_eq!((data["rank"][at].as_u64(), &data["accepted"][at]), (row.rank.map(u64::from), &row.accepted.into()));
+    }
+    // Small files go into the page as they are, and settings that rows share stand there once.
+    let first = STANDARD.encode(&written[0].image.bytes);
+    assert!(page.contains(&format!("id=\"small-0\">png;base64,{first}\n")) && !page.contains("id=\"full-0\""));
+    assert_eq!((data["settings"].as_array().map(Vec::len), &data["settings"][0]["top_k"][1]), (Some(1), &50.into()));
+    for said in ["10 samples.", "1, 0.63605, 0"] {
         assert!(page.contains(said), "{said}");
     }
     // Five columns, two rows: pictures of 8 pixels, gaps of 6.
@@ -192,6 +209,9 @@ async fn a_gallery_shows_samples() -> Outcome {
     assert_eq!((sheet.width, sheet.height), (6 + 5 * 14, 6 + 2 * 14));
     let few = gallery(&GalleryOptions { count: 4, ..options.clone() }).await?;
     assert_eq!(few.shown, 4);
+    let page = std::fs::read_to_string(&files[0])?;
+    assert!(page.contains("4 samples, spread evenly over the 10 that are there; --count shows more."), "{page}");
+    assert!(page.contains("\"key\":[\"000000001\",\"000000003\",\"000000006\",\"000000008\"]"), "{page}");
     let error = gallery(&GalleryOptions { table: Some(Table::Latents), ..options }).await.unwrap_err().to_string();
     assert!(error.contains("there are no latents here"), "{error}");
     Ok(())

@@ -14,7 +14,7 @@ use super::developer::Developer;
 use super::facts::Recorder;
 use super::model::Painter;
 use super::running::{Running, unless_cancelled};
-use super::sample::{Choice, Finishing, Module, SampleOptions, SampleSummary, Scorer, finish, on_threads};
+use super::sample::{Choice, Finishing, Module, SampleOptions, SampleSummary, Scorer, finish, on_threads, open};
 use super::sink::{Committed, Writer};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
@@ -41,7 +41,7 @@ pub async fn edit(
     tracing::info!("{}", plan.model.device.line);
     let (painter, work) = plan.load(pipeline)?;
     let networks = Networks { painter, encoder: plan.model.load_developer()?, module: plan.load_scorer()? };
-    let output = work.open(options.rank, options.overwrite).await?;
+    let output = open(&work, options).await?;
     let pending = work.pending(&output, options.rank).await?;
     tracing::info!("{}", pending.line());
 

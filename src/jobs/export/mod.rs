@@ -3,13 +3,13 @@
 //! As WebDataset shards, or as a folder of images with a `metadata.jsonl` that Hugging Face `datasets` takes as `imagefolder`. Images go
 //! over as they are, byte for byte. `README.md`, the data-set card, is written last: where it is, the export is whole.
 
-mod card;
 mod folder;
 mod shards;
 
-use super::{JobError, open_output, refusal};
+use super::card::{CARD, Card, Counts, Form, sealed};
+use super::{JobError, facts, open_output, refusal};
+use crate::config::CardSection;
 use crate::tables::{Decisions, OutputDir, SampleRow, SamplesIdentity, SamplesReader, TableError};
-use card::Card;
 use clap::ValueEnum;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
@@ -35,7 +35,7 @@ pub struct ExportOptions {
     pub to: String,
     /// Images of a shard, or of a folder.
     pub per_shard: u64,
-    /// Written into the card.
+    /// Written into the card; where it is left out, the one that the run's pipeline has.
     pub licence: Option<String>,
     /// Write over what is there.
     pub overwrite: bool,
@@ -128,6 +128,7 @@ enum Writer {
 struct Plan {
     samples: SamplesReader,
     decisions: Option<Decisions>,
+    from: OutputDir<SamplesIdentity>,
     to: OutputDir<SamplesIdentity>,
 }
 
@@ -143,13 +144,13 @@ impl Plan {
         // A dry run makes no folder.
         let to = match create || options.to.contains("://") {
             true => open_output(&options.to, true).await?.of(),
-            false => dir,
+            false => dir.clone(),
         };
         if create && !options.overwrite && !to.list_below(to.root()).await.map_err(refusal)?.is_empty() {
             let message = format!("{} is not empty: choose another place with --to, or pass --overwrite", options.to);
             return Err(JobError::Usage(message));
         }
-        Ok(Plan { samples, decisions, to })
+        Ok(Plan { samples, decisions, from: dir, to })
     }
 }
 
@@ -214,9 +215,23 @@ pub async fn export(options: &ExportOptions) -> Result<ExportSummary, JobError> 
         Writer::Folder(folder) => folder.finish().await,
     }
     .map_err(JobError::failed)?;
-    let card = Card { options, summary: &summary, identity: &plan.samples.provenance().identity };
-    plan.to.put("README.md", card.to_string()).await.map_err(JobError::failed)?;
+    card(&plan, options, &summary).await?;
     Ok(summary)
+}
+
+/// Writes the data-set card.
+async fn card(plan: &Plan, options: &ExportOptions, summary: &ExportSummary) -> Result<(), JobError> {
+    let counts = Counts::read(&plan.from, &plan.samples, plan.decisions.as_ref()).await.map_err(JobError::failed)?;
+    let recorded = facts::recorded_pipeline(&plan.from).await;
+    let said = recorded.as_ref().map(|pipeline| pipeline.card.clone()).unwrap_or_default();
+    let section = CardSection { licence: options.licence.clone().or(said.licence), ..said };
+    let form = match options.format {
+        ExportFormat::Webdataset => Form::Webdataset(summary.exported),
+        ExportFormat::Folder => Form::Folder(summary.exported),
+    };
+    let provenance = plan.samples.provenance();
+    let card = Card { form, provenance, counts: &counts, section: &section, pipeline: recorded.as_ref() };
+    plan.to.put(CARD, sealed(card.to_string())).await.map_err(JobError::failed)
 }
 
 /// Whether a row is kept by its decision, which must be its own.

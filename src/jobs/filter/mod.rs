@@ -12,7 +12,7 @@ mod rules;
 pub use near::{Near, Neighbour};
 pub use rules::{Against, Decision, Facts, Rule, Rules, decide};
 
-use super::{JobError, open_output, refusal};
+use super::{JobError, card, facts, open_output, refusal};
 use crate::config::{FilterSection, Pipeline};
 use crate::tables::{DecisionRow, Decisions, OutputDir, Run, SamplesIdentity, SamplesReader};
 pub(super) use read::check_finished;
@@ -137,6 +137,9 @@ pub async fn filter(pipeline: &Pipeline, options: &FilterOptions) -> Result<Filt
     let summary = summary(&rows, place, false);
     let decisions = Decisions { samples: identity, filter: plan.settings, rows };
     decisions.write(&plan.dir).await.map_err(JobError::failed)?;
+    if let Some(recorded) = facts::recorded_pipeline(&plan.dir).await {
+        card::write(&plan.dir, &recorded).await?;
+    }
     Ok(summary)
 }
 

@@ -6,41 +6,20 @@ use super::rows::Choice;
 use super::{GalleryOptions, Tile};
 use crate::config::Pipeline;
 use crate::imaging::psnr;
-use crate::tables::{LatentRow, OutputDir, Provenance, Run, SamplesIdentity};
-use object_store::ObjectStoreExt;
-use serde::Deserialize;
+use crate::tables::{Provenance, Run, SamplesIdentity};
 
 /// Problems that a page lists in full.
 const SHOWN_PROBLEMS: usize = 5;
-
-/// The part of `run.json` that is read back.
-#[derive(Deserialize)]
-struct RunFile {
-    pipeline: Pipeline,
-}
-
-/// The pipeline that the run recorded: in `run.json`, or in that of the first rank. None when there is none that is understood.
-pub async fn recorded_pipeline(dir: &OutputDir) -> Option<Pipeline> {
-    for name in ["run.json", "run-0.json"] {
-        let Ok(file) = dir.store().get(&dir.root().clone().join(name)).await else { continue };
-        let Ok(bytes) = file.bytes().await else { continue };
-        match serde_json::from_slice::<RunFile>(&bytes) {
-            Ok(run) => return Some(run.pipeline),
-            Err(error) => tracing::warn!("{}/{name} is not understood: {error}", dir.root()),
-        }
-    }
-    None
-}
 
 /// The header of a page of reconstructions.
 pub fn header(
     options: &GalleryOptions,
     provenance: &Provenance,
     recorded: Option<&Pipeline>,
-    choice: &Choice<LatentRow>,
+    choice: &Choice,
     originals: &Originals,
 ) -> Header {
-    let (shown, found) = (choice.rows.len(), originals.pictures.iter().flatten().count());
+    let (shown, found) = (originals.pictures.len(), originals.pictures.iter().flatten().count());
     let mut notes: Vec<String> = originals.problems.iter().take(SHOWN_PROBLEMS).cloned().collect();
     if originals.problems.len() > SHOWN_PROBLEMS {
         notes.push(format!("{} more problems of this kind.", originals.problems.len() - SHOWN_PROBLEMS));
@@ -76,10 +55,15 @@ pub fn header(
     }
 }
 
-/// The header of a page of samples.
-pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown: usize, of: (u64, usize)) -> Header {
+/// The header of a page of `shown` samples, without notes.
+pub fn samples_header(
+    url: &str,
+    provenance: &Provenance<SamplesIdentity>,
+    shown: usize,
+    Choice { rows_seen, files_seen, more_files, .. }: &Choice,
+) -> Header {
     let identity = &provenance.identity;
-    let ((rows, columns), (rows_seen, files_seen)) = (provenance.grid, of);
+    let (rows, columns) = provenance.grid;
     let list = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(", ");
     let settings = &identity.settings;
     let top_k: Vec<String> = settings.top_k.iter().map(u32::to_string).collect();
@@ -102,13 +86,18 @@ pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown
     if let Some(large) = &identity.large {
         facts.push(("Window", format!("the chain's size, moved by at most {} tokens", large.stride)));
     }
+    let some = match (*more_files, shown as u64 == *rows_seen) {
+        (false, true) => String::new(),
+        (false, false) => format!(", spread evenly over the {rows_seen} that are there; --count shows more"),
+        (true, _) => format!(", spread evenly over the {rows_seen} of {files_seen} files; --count shows more"),
+    };
     let summary = match &identity.edit {
-        None => format!("{shown} samples."),
+        None => format!("{shown} samples{some}."),
         Some(edit) => {
             let repeats: Vec<String> = edit.repeats.iter().map(u32::to_string).collect();
             facts.push(("Drawn anew", edit.mode.clone()));
             facts.push(("Passes", format!("{} from scale 1 up, starting at scale {}", repeats.join(", "), edit.start)));
-            format!("{shown} edited images.")
+            format!("{shown} edited images{some}.")
         }
     };
     let facts = facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -116,8 +105,8 @@ pub fn samples_header(url: &str, provenance: &Provenance<SamplesIdentity>, shown
 }
 
 /// Mean over the pairs of 10 log10(255² / mean square difference), in dB; none without pairs. Equal pictures count 99 dB.
-pub fn mean_psnr(tiles: &[Tile]) -> Option<f64> {
-    let pairs = tiles.iter().filter_map(|tile| Some(psnr(tile.original.found()?, &tile.picture)));
+pub fn mean_psnr<'a>(tiles: impl Iterator<Item = &'a Tile>) -> Option<f64> {
+    let pairs = tiles.filter_map(|tile| Some(psnr(tile.original.found()?, &tile.picture)));
     let (count, sum) = pairs.fold((0u32, 0.0), |(count, sum), psnr| (count + 1, sum + psnr));
     (count > 0).then(|| sum / f64::from(count))
 }
@@ -134,11 +123,8 @@ mod tests {
         let tile = |original: Option<Rgb>| Tile {
             original: original.map_or(Original::Missing, Original::Found),
             picture: picture(100),
-            key: String::new(),
-            source: String::new(),
-            label: None,
-            caption: None,
         };
+        let mean_psnr = |tiles: &[Tile]| mean_psnr(tiles.iter());
         assert_eq!(mean_psnr(&[tile(None)]), None);
         assert_eq!(mean_psnr(&[tile(Some(picture(100)))]), Some(99.0));
         let one_level = 20.0 * 255f64.log10();

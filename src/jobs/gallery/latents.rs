@@ -1,38 +1,42 @@
 //! A gallery of latents: reconstructions beside their originals.
 
 use super::originals::{self, Originals};
-use super::rows::{self, Choice, Chosen};
-use super::{GalleryOptions, Original, Shown, Table, Tile, facts};
+use super::page::Pair;
+use super::rows::{self, Chosen};
+use super::{GalleryOptions, Original, Tile, facts, page};
 use crate::config::{DType, Pipeline};
 use crate::imaging::Rgb;
 use crate::jobs::encode::tokenizer_of;
+use crate::jobs::facts::recorded_pipeline;
 use crate::jobs::{JobError, refusal};
 use crate::tables::{LatentRow, LatentsReader, OutputDir, Provenance};
 use crate::vqgan::{Tokenizer, TokenizerError};
+use futures::TryStreamExt;
 
 /// Rows decoded at a time.
 const BATCH: usize = 8;
 
-/// The latents of `dir` that the gallery shows.
-pub async fn show(dir: OutputDir, options: &GalleryOptions) -> Result<Shown, JobError> {
-    let recorded = facts::recorded_pipeline(&dir).await;
+/// The latents of `dir` that the gallery shows, and what its page says of them.
+pub async fn show(dir: OutputDir, options: &GalleryOptions) -> Result<(page::Header, Vec<Pair>), JobError> {
+    let recorded = recorded_pipeline(&dir).await;
     let latents = LatentsReader::open(dir).await.map_err(refusal)?;
     let tokenizer = open_tokenizer(options, recorded.as_ref(), latents.provenance())?;
 
     let choice = rows::choose(&latents, options.count).await.map_err(refusal)?;
+    let rows: Vec<Chosen<LatentRow>> = choice.rows(&latents).try_collect().await.map_err(refusal)?;
     let originals = match &recorded {
-        Some(pipeline) => originals::find(pipeline, latents.provenance().identity.seed, &choice.rows).await,
+        Some(pipeline) => originals::find(pipeline, latents.provenance().identity.seed, &rows).await,
         None => Originals {
-            pictures: vec![None; choice.rows.len()],
+            pictures: vec![None; rows.len()],
             problems: vec!["The originals cannot be read: run.json, which says where they are, is missing.".to_owned()],
         },
     };
-    let reconstructions = decode(tokenizer, latents.provenance().grid, &choice.rows).await?;
+    let reconstructions = decode(tokenizer, latents.provenance().grid, &rows).await?;
     let mut header = facts::header(options, latents.provenance(), recorded.as_ref(), &choice, &originals);
-    let tiles = tiles(choice, originals, reconstructions);
-    let psnr = facts::mean_psnr(&tiles);
+    let pairs = pairs(rows, originals, reconstructions);
+    let psnr = facts::mean_psnr(pairs.iter().map(|pair| &pair.tile));
     header.facts.extend(psnr.map(|psnr| ("Mean PSNR".to_owned(), format!("{psnr:.1} dB"))));
-    Ok(Shown { table: Table::Latents, header, tiles })
+    Ok((header, pairs))
 }
 
 /// The tokenizer, refused unless it is the one the latents were made with.
@@ -76,15 +80,14 @@ async fn decode(tokenizer: Tokenizer, grid: (u32, u32), rows: &[Chosen<LatentRow
     decoding.await.map_err(JobError::failed)?.map_err(JobError::failed)
 }
 
-fn tiles(choice: Choice<LatentRow>, originals: Originals, reconstructions: Vec<Rgb>) -> Vec<Tile> {
+fn pairs(rows: Vec<Chosen<LatentRow>>, originals: Originals, reconstructions: Vec<Rgb>) -> Vec<Pair> {
     let pictures = originals.pictures.into_iter().zip(reconstructions);
-    let tile = |(chosen, (original, picture)): (Chosen<LatentRow>, (Option<Rgb>, Rgb))| Tile {
-        original: original.map_or(Original::Missing, Original::Found),
-        picture,
+    let pair = |(chosen, (original, picture)): (Chosen<LatentRow>, (Option<Rgb>, Rgb))| Pair {
+        tile: Tile { original: original.map_or(Original::Missing, Original::Found), picture },
         key: chosen.row.key,
         source: chosen.row.source,
         label: chosen.row.label,
         caption: chosen.row.caption,
     };
-    choice.rows.into_iter().zip(pictures).map(tile).collect()
+    rows.into_iter().zip(pictures).map(pair).collect()
 }

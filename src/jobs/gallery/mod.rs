@@ -2,8 +2,10 @@
 //!
 //! Latents are decoded by the tokenizer they were made with, and set beside the pictures they were made of, which are read
 //! again from the dataset by the pipeline that `run.json` records. A dataset that is out of reach costs the originals, not the
-//! gallery. Samples hold their images; nothing else is needed for them.
+//! gallery. Samples hold their images; nothing else is needed for them. Their page is searched, sorted and filtered in the
+//! browser.
 
+mod browse;
 mod facts;
 mod latents;
 mod originals;
@@ -35,6 +37,8 @@ pub struct GalleryOptions {
     pub device: DeviceChoice,
     /// Which table to show; by default the latents where there are any, else the samples.
     pub table: Option<Table>,
+    /// Draws samples once more, by their run's own record, to show their way from noise on the page.
+    pub steps: bool,
 }
 
 /// What there may be to show.
@@ -48,7 +52,7 @@ impl GalleryOptions {
     /// 64 rows of the tables at `url` in the files `to`.
     pub fn new(url: impl Into<String>, to: Vec<PathBuf>) -> GalleryOptions {
         let (count, device) = (64, DeviceChoice::Auto);
-        GalleryOptions { url: url.into(), to, count, columns: None, tokenizer: None, device, table: None }
+        GalleryOptions { url: url.into(), to, count, columns: None, tokenizer: None, device, table: None, steps: false }
     }
 }
 
@@ -58,12 +62,6 @@ pub struct Tile {
     pub original: Original,
     /// What the tokenizer makes of the tokens.
     pub picture: Rgb,
-    /// Key of the row.
-    pub key: String,
-    /// Where it comes from: the shard or file, the seed, the image that was edited.
-    pub source: String,
-    pub label: Option<i32>,
-    pub caption: Option<String>,
 }
 
 /// The picture that tokens were made of.
@@ -94,13 +92,6 @@ impl Tile {
     }
 }
 
-/// Everything a gallery says and shows.
-struct Shown {
-    table: Table,
-    header: page::Header,
-    tiles: Vec<Tile>,
-}
-
 /// Why tiles could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum GalleryError {
@@ -110,6 +101,11 @@ pub enum GalleryError {
         sheet::MAX_PIXELS
     )]
     TooLarge { tiles: usize, pixels: u64 },
+    /// More bytes than browsers open.
+    #[error(
+        "the images of {images} rows alone would make a page of more than {megabytes} MiB: show fewer with --count"
+    )]
+    TooMany { images: usize, megabytes: usize },
     /// An image could not be encoded.
     #[error("cannot encode the gallery's images: {0}")]
     Encode(#[from] ImageError),
@@ -122,13 +118,13 @@ pub struct GallerySummary {
     pub table: Table,
     /// The files written.
     pub files: Vec<PathBuf>,
-    /// Pairs or lone reconstructions shown.
+    /// Pairs or samples shown.
     pub shown: usize,
     /// How many of them have their original.
     pub with_original: usize,
     /// Mean PSNR of the pairs, in dB.
     pub psnr: Option<f64>,
-    /// Why originals are missing.
+    /// Why originals are missing, or what else is not shown.
     pub problems: Vec<String>,
 }
 
@@ -169,26 +165,66 @@ pub async fn describe(options: &GalleryOptions) -> Result<String, JobError> {
 pub async fn gallery(options: &GalleryOptions) -> Result<GallerySummary, JobError> {
     let kinds = options.to.iter().map(|path| kind_of(path)).collect::<Result<Vec<Kind>, JobError>>()?;
     let dir = open_output(&options.url, false).await?;
-    let Shown { table, header, tiles } = match which(&dir, options).await? {
-        Table::Latents => latents::show(dir, options).await?,
-        Table::Samples => samples::show(dir.of(), options).await?,
-    };
-    let (problems, psnr) = (header.notes.clone(), facts::mean_psnr(&tiles));
+    let table = which(&dir, options).await?;
+    if options.steps && (table == Table::Latents || !kinds.contains(&Kind::Html)) {
+        return Err(JobError::Usage(
+            "--steps is shown on an .html page of samples: --table samples --to FILE.html".to_owned(),
+        ));
+    }
+    match table {
+        Table::Latents => latents_gallery(dir, options, &kinds).await,
+        Table::Samples => samples_gallery(dir.of(), options, &kinds).await,
+    }
+}
+
+async fn latents_gallery(dir: OutputDir, options: &GalleryOptions, kinds: &[Kind]) -> Result<GallerySummary, JobError> {
+    let (header, pairs) = latents::show(dir, options).await?;
+    let tiles: Vec<&Tile> = pairs.iter().map(|pair| &pair.tile).collect();
+    write_all(options, kinds, &tiles, || page::render(&header, &pairs))?;
+    Ok(GallerySummary {
+        table: Table::Latents,
+        files: options.to.clone(),
+        shown: pairs.len(),
+        with_original: tiles.iter().filter(|tile| tile.original.found().is_some()).count(),
+        psnr: facts::mean_psnr(tiles.iter().copied()),
+        problems: header.notes,
+    })
+}
+
+async fn samples_gallery(
+    dir: OutputDir<SamplesIdentity>,
+    options: &GalleryOptions,
+    kinds: &[Kind],
+) -> Result<GallerySummary, JobError> {
+    let wanted = samples::Targets { page: kinds.contains(&Kind::Html), sheet: kinds.contains(&Kind::Png) };
+    let samples::Shown { header, shots, tiles, again } = samples::show(dir, options, wanted).await?;
+    let output = again.then_some(options.url.as_str());
+    write_all(options, kinds, &tiles.iter().collect::<Vec<_>>(), || Ok(browse::render(&header, &shots, output)))?;
+    Ok(GallerySummary {
+        table: Table::Samples,
+        files: options.to.clone(),
+        shown: shots.len(),
+        with_original: 0,
+        psnr: None,
+        problems: header.notes,
+    })
+}
+
+/// Writes the files that are asked for: `page`s, and sheets of the tiles.
+fn write_all(
+    options: &GalleryOptions,
+    kinds: &[Kind],
+    tiles: &[&Tile],
+    page: impl Fn() -> Result<String, GalleryError>,
+) -> Result<(), JobError> {
     for (path, kind) in options.to.iter().zip(kinds) {
         let bytes = match kind {
-            Kind::Html => page::render(&header, &tiles).map(String::into_bytes),
-            Kind::Png => contact_sheet(&tiles, options.columns),
+            Kind::Html => page().map(String::into_bytes),
+            Kind::Png => contact_sheet(tiles, options.columns),
         };
         write(path, &bytes.map_err(JobError::failed)?)?;
     }
-    Ok(GallerySummary {
-        table,
-        files: options.to.clone(),
-        shown: tiles.len(),
-        with_original: tiles.iter().filter(|tile| tile.original.found().is_some()).count(),
-        psnr,
-        problems,
-    })
+    Ok(())
 }
 
 /// The table to show.
@@ -203,7 +239,7 @@ async fn which(dir: &OutputDir, options: &GalleryOptions) -> Result<Table, JobEr
     Ok(if samples && !latents { Table::Samples } else { Table::Latents })
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Html,
     Png,
@@ -218,7 +254,7 @@ fn kind_of(path: &Path) -> Result<Kind, JobError> {
 }
 
 /// The contact sheet as PNG. `columns`: see [`GalleryOptions::columns`].
-fn contact_sheet(tiles: &[Tile], columns: Option<u32>) -> Result<Vec<u8>, GalleryError> {
+fn contact_sheet(tiles: &[&Tile], columns: Option<u32>) -> Result<Vec<u8>, GalleryError> {
     let columns = columns.unwrap_or_else(|| sheet::columns_for(tiles));
     Ok(encode_png(&sheet::compose(tiles, columns)?)?)
 }

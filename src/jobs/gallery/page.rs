@@ -1,6 +1,6 @@
-//! The gallery as one HTML file: images inside, no scripts, nothing fetched.
+//! Pairs of originals and reconstructions as one HTML file: images inside, no scripts, nothing fetched.
 
-use super::{GalleryError, Original, Tile};
+use super::{GalleryError, Tile};
 use crate::html::{Opening, Page, escape};
 use crate::imaging::{self, Rgb};
 
@@ -22,37 +22,47 @@ pub struct Header {
     pub facts: Vec<(String, String)>,
 }
 
+/// A reconstruction with its original, and what is known of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub tile: Tile,
+    /// Key of the row.
+    pub key: String,
+    /// The shard or file it comes from.
+    pub source: String,
+    pub label: Option<i32>,
+    pub caption: Option<String>,
+}
+
 /// Writes the page. Every text is escaped: keys, sources and captions come from the dataset and are not to be trusted.
-pub fn render(header: &Header, tiles: &[Tile]) -> Result<String, GalleryError> {
+pub fn render(header: &Header, pairs: &[Pair]) -> Result<String, GalleryError> {
     let Header { title, summary, notes, facts } = header;
     let mut page = Page::open(&Opening { title, summary, notes, styles: include_str!("page.css") });
     page.facts("Provenance", facts);
     page.raw("<main>\n");
-    for tile in tiles {
-        figure(&mut page, tile)?;
+    for pair in pairs {
+        figure(&mut page, pair)?;
     }
     page.raw("</main>\n");
     Ok(page.close())
 }
 
-fn figure(page: &mut Page, tile: &Tile) -> Result<(), GalleryError> {
-    let class = if tile.original == Original::None { "pair alone" } else { "pair" };
-    page.put(format_args!("<figure tabindex=\"0\"><div class=\"{class}\">"));
-    match &tile.original {
-        Original::Found(original) => image(page, original, "original")?,
-        Original::Missing => page.raw("<div class=\"missing\">original not found</div>"),
-        Original::None => {}
+fn figure(page: &mut Page, pair: &Pair) -> Result<(), GalleryError> {
+    page.raw("<figure tabindex=\"0\"><div class=\"pair\">");
+    match pair.tile.original.found() {
+        Some(original) => image(page, original, "original")?,
+        None => page.raw("<div class=\"missing\">original not found</div>"),
     }
-    image(page, &tile.picture, if tile.original == Original::None { "sample" } else { "reconstruction" })?;
+    image(page, &pair.tile.picture, "reconstruction")?;
     page.raw("</div>\n<figcaption>");
-    if let Some(caption) = &tile.caption {
+    if let Some(caption) = &pair.caption {
         page.raw(&escape(caption));
     }
     page.raw("<div>");
-    if let Some(label) = tile.label {
+    if let Some(label) = pair.label {
         page.put(format_args!("class {label} · "));
     }
-    page.put(format_args!("{} · {}</div></figcaption></figure>\n", escape(&tile.key), escape(&tile.source)));
+    page.put(format_args!("{} · {}</div></figcaption></figure>\n", escape(&pair.key), escape(&pair.source)));
     Ok(())
 }
 
@@ -73,15 +83,15 @@ fn image(page: &mut Page, picture: &Rgb, class: &str) -> Result<(), GalleryError
 
 #[cfg(test)]
 mod tests {
+    use super::super::Original;
     use super::*;
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
 
-    fn tile(side: u32) -> Tile {
+    fn pair(side: u32) -> Pair {
         let picture = Rgb { width: side, height: side, pixels: vec![200; (side * side * 3) as usize] };
-        Tile {
-            original: Original::Found(picture.clone()),
-            picture,
+        Pair {
+            tile: Tile { original: Original::Found(picture.clone()), picture },
             key: "000001".into(),
             source: "shapes-0000.tar".into(),
             label: Some(7),
@@ -98,8 +108,8 @@ mod tests {
     #[test]
     fn hostile_text_stays_text() {
         let evil = "<script>alert(\"1\")</script>' onload='x' & \u{0} </figure><img src=x onerror=alert(1)>";
-        let plain = render(&Header { facts: vec![("a".into(), "b".into())], ..Header::default() }, &[tile(8)]).unwrap();
-        let mut hostile = tile(8);
+        let plain = render(&Header { facts: vec![("a".into(), "b".into())], ..Header::default() }, &[pair(8)]).unwrap();
+        let mut hostile = pair(8);
         hostile.caption = Some(evil.into());
         hostile.key = evil.into();
         hostile.source = evil.into();
@@ -116,7 +126,7 @@ mod tests {
 
     #[test]
     fn images_are_inside_the_page() {
-        let page = render(&Header::default(), &[tile(8), tile(300)]).unwrap();
+        let page = render(&Header::default(), &[pair(8), pair(300)]).unwrap();
         let sources: Vec<&str> = page.split("src=\"").skip(1).map(|s| s.split('"').next().unwrap()).collect();
         assert_eq!(sources.len(), 4);
         for (source, side) in sources.iter().zip([8, 8, 300, 300]) {
@@ -131,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_missing_original_is_said_so() {
-        let mut lost = tile(8);
-        lost.original = Original::Missing;
+        let mut lost = pair(8);
+        lost.tile.original = Original::Missing;
         lost.caption = None;
         lost.label = None;
         let header = Header { notes: vec!["1 original was not found".into()], ..Header::default() };
@@ -140,11 +150,5 @@ mod tests {
         assert!(page.contains("<div class=\"missing\">original not found</div>"));
         assert!(page.contains("<p class=\"note\">1 original was not found</p>"));
         assert!(!page.contains("class 7") && page.contains("000001 · shapes-0000.tar"));
-    }
-    #[test]
-    fn samples_stand_alone() {
-        let page = render(&Header::default(), &[Tile { original: Original::None, ..tile(8) }]).unwrap();
-        assert!(page.contains("<div class=\"pair alone\"><img class=\"sample small\""));
-        assert!(!page.contains("class=\"missing\""));
     }
 }

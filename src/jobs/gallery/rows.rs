@@ -1,11 +1,13 @@
 //! Which rows of an output directory a gallery shows.
 
 use crate::tables::{Run, TableError, TableReader, UnitFile};
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeSet;
 
-/// Files a gallery looks into: their originals are read from the start of each, so more of them would cost more than a look.
-const MAX_FILES: usize = 16;
+/// Files a gallery looks into, unless it takes more of them to fill it: originals are read from the start of each, so more of
+/// them would cost more than a look.
+const FILES: usize = 16;
 
 /// A row to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,53 +17,63 @@ pub struct Chosen<R> {
     pub row: R,
 }
 
-/// The rows chosen, and how many there were to choose from.
+/// Which rows were chosen, and how many there were to choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice<R> {
-    pub rows: Vec<Chosen<R>>,
+pub struct Choice {
+    /// The files with rows to show, and where in each these stand.
+    places: Vec<(UnitFile, BTreeSet<u64>)>,
     /// Rows of the files that were looked into.
     pub rows_seen: u64,
     /// How many files that were.
     pub files_seen: usize,
+    /// Whether there are more files.
+    pub more_files: bool,
 }
 
-/// Chooses `count` rows spread evenly over at most 16 files, themselves spread evenly over the directory; all rows when there
-/// are no more. The same directory gives the same rows.
-pub async fn choose<I: Run>(table: &TableReader<I>, count: usize) -> Result<Choice<I::Row>, TableError> {
+/// Chooses `count` rows spread evenly over 16 files, more where these have fewer rows, themselves spread evenly over the
+/// directory; all rows when there are no more. The same directory gives the same rows.
+pub async fn choose<I: Run>(table: &TableReader<I>, count: usize) -> Result<Choice, TableError> {
     let all = table.files();
-    let files: Vec<&UnitFile> = spread(all.len() as u64, MAX_FILES).filter_map(|i| all.get(i as usize)).collect();
-    let mut sizes = Vec::with_capacity(files.len());
-    for file in &files {
-        sizes.push(table.file(file).await?.info().rows);
-    }
+    let mut looked = FILES;
+    let (files, sizes) = loop {
+        let files: Vec<&UnitFile> = spread(all.len() as u64, looked).filter_map(|at| all.get(at as usize)).collect();
+        let mut sizes = Vec::with_capacity(files.len());
+        for file in &files {
+            sizes.push(table.file(file).await?.info().rows);
+        }
+        if files.len() == all.len() || sizes.iter().sum::<u64>() >= count as u64 {
+            break (files, sizes);
+        }
+        looked *= 2;
+    };
     let total: u64 = sizes.iter().sum();
     let wanted: BTreeSet<u64> = spread(total, count).collect();
-    let mut choice = Choice { rows: Vec::with_capacity(wanted.len()), rows_seen: total, files_seen: files.len() };
+    let mut choice = Choice {
+        places: Vec::with_capacity(files.len()),
+        rows_seen: total,
+        files_seen: files.len(),
+        more_files: files.len() < all.len(),
+    };
     let mut first = 0;
     for (file, size) in files.into_iter().zip(sizes) {
         let own: BTreeSet<u64> = wanted.range(first..first + size).map(|row| row - first).collect();
-        pick(table, file, &own, &mut choice.rows).await?;
+        if !own.is_empty() {
+            choice.places.push((file.clone(), own));
+        }
         first += size;
     }
     Ok(choice)
 }
 
-/// Adds the rows of a unit that stand at `places`.
-async fn pick<I: Run>(
-    table: &TableReader<I>,
-    file: &UnitFile,
-    places: &BTreeSet<u64>,
-    chosen: &mut Vec<Chosen<I::Row>>,
-) -> Result<(), TableError> {
-    let Some(&last) = places.last() else { return Ok(()) };
-    let mut rows = table.file(file).await?.rows()?;
-    for place in 0..=last {
-        let Some(row) = rows.try_next().await? else { return Ok(()) };
-        if places.contains(&place) {
-            chosen.push(Chosen { unit: file.unit.clone(), row });
-        }
+impl Choice {
+    /// The rows themselves, one file open at a time.
+    pub fn rows<'a, I: Run>(&'a self, table: &'a TableReader<I>) -> BoxStream<'a, Result<Chosen<I::Row>, TableError>> {
+        let rows = move |(file, places): &'a (UnitFile, BTreeSet<u64>)| async move {
+            let rows = table.file(file).await?.rows_at(places)?;
+            Ok::<_, TableError>(rows.map_ok(|row| Chosen { unit: file.unit.clone(), row }))
+        };
+        futures::stream::iter(&self.places).then(rows).try_flatten().boxed()
     }
-    Ok(())
 }
 
 /// `count` of the numbers `0..total`, evenly spread, each in the middle of its share; all of them when there are no more.

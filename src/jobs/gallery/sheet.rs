@@ -14,9 +14,9 @@ const SEAM: u32 = 1;
 const GAP: u32 = 6;
 
 /// Columns that make a sheet of these tiles about 4:3; full rows where they are near.
-pub fn columns_for(tiles: &[Tile]) -> u32 {
+pub fn columns_for(tiles: &[&Tile]) -> u32 {
     let (width, height) = tiles.first().map_or((0, 0), |tile| (tile.picture.width, tile.picture.height));
-    let width = match tiles.iter().any(Tile::is_pair) {
+    let width = match tiles.iter().any(|tile| tile.is_pair()) {
         true => 2.0 * f64::from(width) + f64::from(SEAM),
         false => f64::from(width),
     };
@@ -28,10 +28,10 @@ pub fn columns_for(tiles: &[Tile]) -> u32 {
 
 /// Lays the tiles out row by row, `columns` to a row. Of a pair the original is left (hatched where it is missing), the
 /// reconstruction right. Pictures are copied, never scaled; the largest sets the cell.
-pub fn compose(tiles: &[Tile], columns: u32) -> Result<Rgb, GalleryError> {
+pub fn compose(tiles: &[&Tile], columns: u32) -> Result<Rgb, GalleryError> {
     let columns = columns.clamp(1, tiles.len().clamp(1, 1 << 16) as u32);
     let pictures = || tiles.iter().flat_map(|tile| tile.original.found().into_iter().chain([&tile.picture]));
-    let pairs = tiles.iter().any(Tile::is_pair);
+    let pairs = tiles.iter().any(|tile| tile.is_pair());
     let cell_width = u64::from(pictures().map(|p| p.width).max().unwrap_or(0));
     let cell_height = u64::from(pictures().map(|p| p.height).max().unwrap_or(0));
     let (seam, gap) = (u64::from(SEAM), u64::from(GAP));
@@ -83,11 +83,15 @@ mod tests {
         Tile {
             original: if original { Original::Found(plain(8, 8, [i, 1, 0])) } else { Original::Missing },
             picture: plain(8, 8, [i, 2, 0]),
-            key: i.to_string(),
-            source: "a.tar".into(),
-            label: None,
-            caption: None,
         }
+    }
+
+    fn compose(tiles: &[Tile], columns: u32) -> Result<Rgb, GalleryError> {
+        super::compose(&tiles.iter().collect::<Vec<_>>(), columns)
+    }
+
+    fn columns_for(tiles: &[Tile]) -> u32 {
+        super::columns_for(&tiles.iter().collect::<Vec<_>>())
     }
 
     fn at(sheet: &Rgb, x: u32, y: u32) -> [u8; 3] {

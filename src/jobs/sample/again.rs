@@ -6,6 +6,7 @@ use super::stages::{develop, draw, on_threads};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
 use crate::jobs::developer::to_row;
+use crate::jobs::facts::recorded_pipeline;
 use crate::jobs::running::unless_cancelled;
 use crate::jobs::{JobError, open_output, output_error};
 use crate::tables::{Difference, OutputDir, Provenance, SampleRow, SamplesIdentity, TableError, read_samples};
@@ -58,6 +59,22 @@ impl fmt::Display for Again {
         }?;
         write!(f, "; written to {}", self.to.display())
     }
+}
+
+/// The pipeline of the run at `url`, as its own record tells it: an output may stand for the pipeline file that made it. What an
+/// output has been moved or copied to is where it is.
+///
+/// # Errors
+/// [`JobError::Usage`] where no run of `sample` is recorded.
+pub async fn recorded_run(url: &str) -> Result<Pipeline, JobError> {
+    let output = open_output(url, false).await?.of::<SamplesIdentity>();
+    let Some(mut pipeline) = recorded_pipeline(&output).await else {
+        return Err(JobError::Usage(format!(
+            "{url} has no run-samples.json, which tells how its samples were drawn: give the pipeline file of the run"
+        )));
+    };
+    pipeline.output.url = url.to_owned();
+    Ok(pipeline)
 }
 
 /// Draws an image of the finished or unfinished run of `pipeline` again: the recorded batch that holds it, with the settings that
@@ -126,7 +143,7 @@ fn batch_of(number: u64, unit: &Unit, size: u64) -> std::ops::Range<u64> {
 }
 
 /// The run must be the one that is recorded; another class of device is let pass by `force`.
-async fn check(
+pub(super) async fn check(
     output: &OutputDir<SamplesIdentity>,
     ours: &Provenance<SamplesIdentity>,
     url: &str,

@@ -13,8 +13,9 @@ mod stages;
 mod subjects;
 mod survey;
 mod units;
+mod way;
 
-pub use again::{Again, AgainOptions, draw_again};
+pub use again::{Again, AgainOptions, draw_again, recorded_run};
 pub(super) use ahead::Requests;
 pub(super) use choose::{Candidate, Choice, Share};
 pub(super) use draws::Draw;
@@ -26,11 +27,13 @@ pub(super) use stages::{Finishing, Sketch, SketchSource, on_threads};
 pub(super) use subjects::Subject;
 pub(super) use survey::{Survey, survey};
 pub(super) use units::Cutter;
+pub(super) use way::{Wanted, ways};
 
 use super::model::{Painter, Settings};
 use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
-use super::{JobError, facts};
+use super::work::Work;
+use super::{JobError, card, facts};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
 use crate::flow::{Flow, Report};
@@ -77,7 +80,7 @@ pub async fn sample(
     tracing::info!("{}", plan.model.device.line);
     let (painter, work) = plan.load(pipeline)?;
     let module = plan.load_scorer()?;
-    let output = work.open(options.rank, options.overwrite).await?;
+    let output = open(&work, options).await?;
     let pending = work.pending(&output, options.rank).await?;
     tracing::info!("{}", pending.line());
 
@@ -97,7 +100,19 @@ pub async fn sample(
     finish(recorder, &pending, &output, committed, report.as_ref(), (started, options.rank, pipeline)).await
 }
 
-/// Writes the facts of a run, and says how it ended.
+/// Opens the output of a run for writing.
+pub(super) async fn open(
+    work: &Work<SamplesIdentity>,
+    options: &SampleOptions,
+) -> Result<OutputDir<SamplesIdentity>, JobError> {
+    let output = work.open(options.rank, options.overwrite).await?;
+    if options.overwrite {
+        card::clear(&output).await?;
+    }
+    Ok(output)
+}
+
+/// Writes the facts of a run, and the card once all of it is done; says how it ended.
 pub(super) async fn finish(
     recorder: facts::Recorder<Settings>,
     pending: &super::work::Pending,
@@ -109,6 +124,7 @@ pub(super) async fn finish(
     let earlier = pending.earlier(output).await?;
     let summary = recorder.summary(committed, earlier, report, started.elapsed());
     output.put(&facts::file_name::<SamplesIdentity>(rank), summary.to_json()).await.map_err(JobError::failed)?;
+    card::write(output, pipeline).await?;
     tracing::info!("{summary}");
     summary.verdict(pipeline.run.max_reject_fraction)?;
     Ok(summary)

@@ -87,6 +87,17 @@ impl Finishing {
     }
 }
 
+/// What the chain is to know of the images of a batch.
+pub fn rows(chain: &Chain, batch: &[Draw]) -> Vec<chain::Row> {
+    let condition = chain.config().condition;
+    let row = |draw: &Draw| chain::Row {
+        key: draw.random,
+        condition: draw.subject.condition(&condition),
+        settings: draw.settings.scales.clone(),
+    };
+    batch.iter().map(row).collect()
+}
+
 /// A batch of rows to tokens.
 pub fn draw(
     chain: &Chain,
@@ -94,13 +105,7 @@ pub fn draw(
     likelihood: bool,
     batch: Vec<Draw>,
 ) -> Result<Vec<Sketch>, BoxError> {
-    let condition = chain.config().condition;
-    let row = |draw: &Draw| chain::Row {
-        key: draw.random,
-        condition: draw.subject.condition(&condition),
-        settings: draw.settings.scales.clone(),
-    };
-    let rows: Vec<chain::Row> = batch.iter().map(row).collect();
+    let rows = rows(chain, &batch);
     let drawn = match likelihood {
         true => chain.sample_scored(&rows, options).map(|all| {
             all.into_iter().map(|(tokens, likelihood)| (tokens, Some(likelihood as f32))).collect::<Vec<_>>()

@@ -160,6 +160,12 @@ pub fn tables(root: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
+/// The same without the data-set card, which names the file of prompts besides their digest.
+pub fn without_card(mut tables: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    tables.remove("README.md").expect("a finished run has a card");
+    tables
+}
+
 /// A run that is killed again and again.
 pub struct Kills<'a> {
     pub count: u32,
