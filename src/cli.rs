@@ -422,6 +422,14 @@ pub enum Command {
         /// Classifier-free guidance; 1 is none.
         #[arg(long, value_delimiter = ',')]
         guidance: Vec<f32>,
+
+        /// How often each scale runs in completions, from scale 1 up; `edit`'s default if left out.
+        #[arg(long, value_delimiter = ',')]
+        repeats: Vec<u32>,
+
+        /// Completions that are drawn of each torn picture; the likeliest is judged.
+        #[arg(long, default_value_t = 1)]
+        draws: u64,
     },
 
     /// Copy a model directory with its weights as 16-bit floats: half the bytes.

@@ -39,3 +39,4 @@ pub mod torch;
 pub mod training;
 pub mod transformer;
 pub mod vqgan;
+mod windows;

@@ -7,6 +7,7 @@ use clap::Parser;
 use cli::{Cli, Command, Common, ImportArgs, LogFormat, PipelineArgs, WhichTable, WhichVariant, WhichWeights};
 use imagebart::chain::SettingsLists;
 use imagebart::config::{Needs, Pipeline};
+use imagebart::jobs::demo::artist::Completing;
 use imagebart::jobs::demo::data::{self, DataOptions};
 use imagebart::jobs::demo::evaluate::{EvaluateOptions as DemoEvaluation, evaluate};
 use imagebart::jobs::demo::{self, DemoModel, DemoOptions, demo};
@@ -225,10 +226,11 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", drawn.map_err(JobError::failed)??);
             Ok(())
         }
-        Command::DemoEval { model, to, count, temperature, top_k, top_p, guidance } => {
+        Command::DemoEval { model, to, count, temperature, top_k, top_p, guidance, repeats, draws } => {
             let settings = SettingsLists { temperature, top_k, top_p, guidance, greedy: false };
             let seed = common.seed.unwrap_or(0);
-            let options = DemoEvaluation { model, to, count, seed, device: device(common)?, settings };
+            let completing = Completing { repeats, draws };
+            let options = DemoEvaluation { model, to, count, seed, device: device(common)?, settings, completing };
             if common.dry_run {
                 println!("draw {count} captions with {} and judge them", options.model.display());
                 return Ok(());

@@ -20,6 +20,7 @@ use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::Row;
 use super::walk::{Compat, Step, Visit, Walk};
+use super::windows::Windows;
 use crate::config::ScheduleValue;
 use crate::diffusion::{Schedule, StepDraws, forward};
 use crate::random::RowKey;
@@ -134,7 +135,9 @@ impl Chain {
         let drawn: Vec<&Row> = rows.iter().map(|row| &row.row).collect();
         self.check_rows(&drawn)?;
         let known = self.known(rows)?;
-        let clean = self.grids("the image", &rows.iter().map(|row| row.tokens.as_slice()).collect::<Vec<_>>())?;
+        let tokens = self.config().tokens();
+        let clean =
+            self.grids("the image", &rows.iter().map(|row| row.tokens.as_slice()).collect::<Vec<_>>(), tokens)?;
         let (Some(known), false) = (known, rows.is_empty()) else { return Ok(Vec::new()) };
         let keys: Vec<RowKey> = drawn.iter().map(|row| row.key).collect();
         let mut noise = match noise {
@@ -159,7 +162,8 @@ impl Chain {
                 known: Some((known.shallow_clone(), at(&levels, pass.scale - 1)?.shallow_clone())),
             });
         }
-        let walk = Walk { rows: &drawn, start, visits, compat: options.compat, likelihood: false };
+        let windows = Windows::new(self.config(), None)?;
+        let walk = Walk { rows: &drawn, windows, start, visits, compat: options.compat, likelihood: false };
         Ok(self.walk(&walk, trace)?.steps)
     }
 
@@ -222,7 +226,7 @@ impl Chain {
             let draws = StepDraws::new(keys, (pass.scale, pass.pass), tokens, codes, self.placement().device)?;
             repeats.insert((pass.scale, u32::from(pass.pass)), draws);
         }
-        Ok(EditNoise { start: self.noise(rows)?, repeats })
+        Ok(EditNoise { start: self.noise(rows, self.config().tokens())?, repeats })
     }
 }
 

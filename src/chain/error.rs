@@ -19,12 +19,21 @@ pub enum SampleError {
     TextId { row: usize, id: u32, vocabulary: i64 },
     #[error("{rows} rows came with {grids} token grids to start from")]
     Rows { rows: usize, grids: usize },
-    #[error("row {row}: {what} has {found} tokens, the chain's grid has {expected}")]
+    #[error("row {row}: {what} has {found} tokens, the grid has {expected}")]
     Grid { row: usize, what: &'static str, found: usize, expected: usize },
     #[error("row {row}: token {token} is not below {codes}, the number of codes")]
     Token { row: usize, token: u16, codes: u32 },
     #[error("scale {scale} is not one of the chain's, 1 to {scales}")]
     Scale { scale: u32, scales: u32 },
+    #[error(
+        "a grid of {} × {} tokens is smaller than {} × {}, the one the chain was trained for: only larger ones can be drawn",
+        grid.0, grid.1, trained.0, trained.1
+    )]
+    Smaller { grid: (u32, u32), trained: (u32, u32) },
+    #[error("a grid of {} × {} tokens has more than {most}, the most that can be drawn", grid.0, grid.1)]
+    TooLarge { grid: (u32, u32), most: u64 },
+    #[error("a stride of {stride} tokens must be 1 to {most}, the shorter side of the grid the chain was trained for")]
+    Stride { stride: u32, most: u32 },
     #[error("repeats lists {found} values; give one for each scale, {scales}, from scale 1 up")]
     Repeats { found: usize, scales: u32 },
     #[error("repeats = {value} at scale {scale}: it must be 1 to {}", u16::MAX)]

@@ -34,6 +34,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bound;
 mod config;
 pub mod directory;
 pub mod draw;
@@ -46,7 +47,9 @@ mod sampler;
 mod sections;
 mod settings;
 mod walk;
+mod windows;
 
+pub use bound::Noised;
 pub use config::{ChainConfig, ChainError, Condition, ScaleConfig};
 pub use directory::{ModelDirectory, ModelError};
 pub use edit::{EditNoise, EditOptions, EditRow, default_repeats};
@@ -57,3 +60,4 @@ pub use rows::{Row, RowCondition};
 pub use sampler::{SampleOptions, Start};
 pub use settings::{ScaleSettings, SettingsError, SettingsLists};
 pub use walk::{Compat, Step};
+pub use windows::LargeGrid;

@@ -4,6 +4,7 @@ use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::Row;
 use super::walk::{Compat, Step, Visit, Walk, Walked};
+use super::windows::{LargeGrid, Windows};
 use tch::Tensor;
 
 /// How a batch is sampled.
@@ -12,6 +13,8 @@ pub struct SampleOptions<'a> {
     pub compat: Compat,
     /// Where to enter the chain; pure noise at the last scale when left out.
     pub start: Option<Start<'a>>,
+    /// A grid larger than the chain's; the chain's own when left out.
+    pub large: Option<LargeGrid>,
 }
 
 /// Token grids to start from.
@@ -41,7 +44,8 @@ impl Chain {
 
     /// As [`sample_as`](Chain::sample_as), and tells of each image how likely the chain takes it: the sum over all scales of
     /// log p_t(x_{t-1} | x_t, c) in nats, of the grids that were drawn, by the networks' own distributions, whatever the
-    /// temperature, the codes that are left out and the guidance they were drawn with.
+    /// temperature, the codes that are left out and the guidance they were drawn with. Of a [large grid](SampleOptions::large) each token
+    /// counts under the window it was drawn under.
     ///
     /// # Errors
     /// As of [`sample`](Chain::sample).
@@ -65,6 +69,7 @@ impl Chain {
     ) -> Result<Walked, SampleError> {
         let rows: Vec<&Row> = rows.iter().collect();
         self.check_rows(&rows)?;
+        let windows = Windows::new(self.config(), options.large)?;
         let scales = self.config().scales();
         let (first, start) = match options.start {
             None => (scales, None),
@@ -74,17 +79,17 @@ impl Chain {
             Some(start) if start.grids.len() != rows.len() => {
                 return Err(SampleError::Rows { rows: rows.len(), grids: start.grids.len() });
             }
-            Some(start) => (start.scale, Some(self.grids("the grid to start from", start.grids)?)),
+            Some(start) => (start.scale, Some(self.grids("the grid to start from", start.grids, windows.tokens())?)),
         };
         if rows.is_empty() {
             return Ok(Walked::default());
         }
         let start = match start {
             Some(grids) => grids,
-            None => self.noise(&rows)?,
+            None => self.noise(&rows, windows.tokens())?,
         };
         let visits = (1..=first).rev().map(|scale| Visit { scale, pass: 0, noise: None, known: None }).collect();
-        self.walk(&Walk { rows: &rows, start, visits, compat: options.compat, likelihood }, trace)
+        self.walk(&Walk { rows: &rows, windows, start, visits, compat: options.compat, likelihood }, trace)
     }
 
     /// The distributions that the tokens x_{t-1} of grids are drawn from, each given x_t and the tokens before it:
@@ -109,12 +114,13 @@ impl Chain {
         }
         let batch = self.scale_batch(&rows, scale, compat)?;
         let network = self.network(scale).ok_or_else(|| self.no_scale(scale))?;
-        let x_t = batch.widen(&self.grids("x_t", x_t)?)?;
-        let tokens = batch.widen(&self.grids("x_{t-1}", tokens)?)?;
+        let length = self.config().tokens();
+        let x_t = batch.widen(&self.grids("x_t", x_t, length)?)?;
+        let tokens = batch.widen(&self.grids("x_{t-1}", tokens, length)?)?;
         let logits = network.logits(&batch.source(&x_t), &tokens);
         let logits = logits.map_err(|source| SampleError::Network { scale, source: Box::new(source) })?;
-        let mut probabilities = Vec::with_capacity(self.config().tokens());
-        for position in 0..self.config().tokens() as i64 {
+        let mut probabilities = Vec::with_capacity(length);
+        for position in 0..length as i64 {
             let guide = guide.map(|guide| guide.f_select(1, position)).transpose()?;
             let logits = batch.guide(logits.f_select(1, position)?)?;
             probabilities.push(batch.draw.probabilities(&logits, guide.as_ref())?);

@@ -3,14 +3,14 @@
 //! Every random number is made before the first token and uploaded with the batch; tokens, and whether the logits were sound,
 //! stay on the device until the last one. So nothing in between waits for the device.
 
-use super::config::ChainConfig;
 use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::{Row, ScaleBatch};
 use super::settings::ScaleSettings;
+use super::windows::{Window, Windows};
 use crate::diffusion::{StepDraws, redraw};
 use crate::random::Purpose;
-use crate::transformer::{NetworkConfig, TransformerError};
+use crate::transformer::{Decoding, NetworkConfig, TransformerError};
 use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -53,6 +53,8 @@ pub(super) struct Visit {
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     pub rows: &'a [&'a Row],
+    /// How the networks see the grid.
+    pub windows: Windows,
     /// x of the first visit's scale: int64 `[batch, tokens]`, on the device.
     pub start: Tensor,
     pub visits: Vec<Visit>,
@@ -85,9 +87,9 @@ impl Chain {
         rows.iter().enumerate().try_for_each(|(row, given)| given.check(row, self.config()))
     }
 
-    /// Grids given by the caller, checked and on the device: int64 `[batch, tokens]`.
-    pub(super) fn grids(&self, what: &'static str, grids: &[&[u16]]) -> Result<Tensor, SampleError> {
-        let (expected, codes) = (self.config().tokens(), self.config().codebook_size);
+    /// Grids of `expected` tokens given by the caller, checked and on the device: int64 `[batch, tokens]`.
+    pub(super) fn grids(&self, what: &'static str, grids: &[&[u16]], expected: usize) -> Result<Tensor, SampleError> {
+        let codes = self.config().codebook_size;
         for (row, grid) in grids.iter().enumerate() {
             if grid.len() != expected {
                 return Err(SampleError::Grid { row, what, found: grid.len(), expected });
@@ -102,8 +104,8 @@ impl Chain {
     }
 
     /// Pure noise, each row's own: int64 `[batch, tokens]`, on the device.
-    pub(super) fn noise(&self, rows: &[&Row]) -> Result<Tensor, TchError> {
-        let (tokens, codes) = (self.config().tokens(), self.config().codebook_size);
+    pub(super) fn noise(&self, rows: &[&Row], tokens: usize) -> Result<Tensor, TchError> {
+        let codes = self.config().codebook_size;
         let below = |row: &Row, position| i64::from(row.key.at(0, 0).below(Purpose::Start, position, codes));
         let ids: Vec<i64> =
             rows.iter().flat_map(|row| (0..tokens as u32).map(|position| below(row, position))).collect();
@@ -114,7 +116,7 @@ impl Chain {
     pub(super) fn walk(&self, walk: &Walk, trace: bool) -> Result<Walked, SampleError> {
         let _guard = tch::no_grad_guard();
         let batches = self.batches(walk)?;
-        let uniforms = uniforms(walk, self.config(), self.placement().device)?;
+        let uniforms = uniforms(walk, self.placement().device)?;
         let mut grids = Vec::new();
         let mut sound = Vec::with_capacity(walk.visits.len());
         let mut likelihood = None;
@@ -125,7 +127,7 @@ impl Chain {
                 None => tokens,
             };
             let batch = batches.get(&visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
-            let drawn = self.pass(visit, batch, &x_t, &uniforms.f_select(0, index as i64)?, walk.likelihood)?;
+            let drawn = self.pass((walk, visit), batch, &x_t, &uniforms.f_select(0, index as i64)?)?;
             sound.push(drawn.sound);
             tokens = drawn.tokens;
             if let Some(more) = drawn.likelihood {
@@ -165,39 +167,108 @@ impl Chain {
     /// x_{t-1} drawn from x_t `[batch, tokens]`. `uniforms` is `[tokens, batch]`.
     fn pass(
         &self,
-        visit: &Visit,
+        (walk, visit): (&Walk, &Visit),
         batch: &ScaleBatch,
         x_t: &Tensor,
         uniforms: &Tensor,
-        likely: bool,
     ) -> Result<Drawn, SampleError> {
-        let failed = |source: TransformerError| SampleError::Network { scale: visit.scale, source: Box::new(source) };
         let network = self.network(visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
-        let wide = batch.widen(x_t)?;
-        let mut decoding = network.begin(&batch.source(&wide)).map_err(failed)?;
-        let mut tokens: Vec<Tensor> = Vec::with_capacity(self.config().tokens());
-        let (mut sound, mut likelihood) = (None, None);
-        for position in 0..self.config().tokens() as i64 {
-            let previous = tokens.last().map(|token| batch.widen(token)).transpose()?;
-            let logits = decoding.next(previous.as_ref()).map_err(failed)?;
-            let own = if likely { Some(batch.conditional(&logits)?) } else { None };
-            let logits = batch.guide(logits)?;
-            let drawn = batch.draw.tokens(&logits, &uniforms.f_select(0, position)?)?;
-            let token = match &visit.known {
-                Some((known, given)) => {
-                    given.f_select(1, position)?.f_where_self(&known.f_select(1, position)?, &drawn.tokens)?
-                }
-                None => drawn.tokens,
+        let mut pen = Pen::new(visit, batch, uniforms, (walk.likelihood, walk.windows.tokens()));
+        for (windows, rows) in walk.windows.bands() {
+            let begin = |window: Window| {
+                let wide = batch.widen(&window.cut(x_t)?)?;
+                let decoding = network.begin(&batch.source(&wide)).map_err(|source| pen.failed(source))?;
+                Ok((window, decoding))
             };
-            if let Some(own) = own {
-                let log = own.f_log_softmax(-1, Kind::Double)?.f_gather(-1, &token.f_unsqueeze(1)?, false)?;
-                likelihood = Some(add(likelihood, log.f_squeeze_dim(1)?)?);
+            let mut decodings = windows.into_iter().map(begin).collect::<Result<Vec<_>, SampleError>>()?;
+            for row in rows {
+                for (window, decoding) in &mut decodings {
+                    pen.draw(row, window, decoding)?;
+                }
             }
-            tokens.push(token);
-            sound = Some(add(sound, drawn.sound)?);
         }
-        let sound = sound.ok_or_else(|| TchError::Shape("a grid of no tokens".to_owned()))?;
-        Ok(Drawn { tokens: Tensor::f_stack(&tokens, 1)?, sound, likelihood })
+        pen.drawn()
+    }
+}
+
+/// What a pass has drawn so far, in raster order, and how it goes on.
+struct Pen<'a> {
+    visit: &'a Visit,
+    batch: &'a ScaleBatch,
+    /// `[tokens, batch]`
+    uniforms: &'a Tensor,
+    likely: bool,
+    /// `[batch]` each.
+    tokens: Vec<Tensor>,
+    sound: Option<Tensor>,
+    likelihood: Option<Tensor>,
+}
+
+impl<'a> Pen<'a> {
+    fn new(visit: &'a Visit, batch: &'a ScaleBatch, uniforms: &'a Tensor, (likely, tokens): (bool, usize)) -> Pen<'a> {
+        Pen { visit, batch, uniforms, likely, tokens: Vec::with_capacity(tokens), sound: None, likelihood: None }
+    }
+
+    /// Draws what row `row` of the grid has under `window`.
+    fn draw(&mut self, row: u32, window: &Window, decoding: &mut Decoding) -> Result<(), SampleError> {
+        let run = window.run(row);
+        let read = decoding.position() as usize;
+        if read < run.start {
+            // What the window has before it was drawn under others.
+            let given: Vec<&Tensor> =
+                (read..run.start).map(|local| self.at(window, local)).collect::<Result<_, _>>()?;
+            let given = self.batch.widen(&Tensor::f_stack(&given, 1)?)?;
+            let before = self.before(window, read)?;
+            decoding.pass_over(before.as_ref(), &given).map_err(|source| self.failed(source))?;
+        }
+        for local in run {
+            let before = self.before(window, local)?;
+            let logits = decoding.next(before.as_ref()).map_err(|source| self.failed(source))?;
+            self.token(logits)?;
+        }
+        Ok(())
+    }
+
+    /// Draws the next token from the network's logits `[width, K]`.
+    fn token(&mut self, logits: Tensor) -> Result<(), TchError> {
+        let (batch, position) = (self.batch, self.tokens.len() as i64);
+        let own = if self.likely { Some(batch.conditional(&logits)?) } else { None };
+        let logits = batch.guide(logits)?;
+        let drawn = batch.draw.tokens(&logits, &self.uniforms.f_select(0, position)?)?;
+        let token = match &self.visit.known {
+            Some((known, given)) => {
+                given.f_select(1, position)?.f_where_self(&known.f_select(1, position)?, &drawn.tokens)?
+            }
+            None => drawn.tokens,
+        };
+        if let Some(own) = own {
+            let log = own.f_log_softmax(-1, Kind::Double)?.f_gather(-1, &token.f_unsqueeze(1)?, false)?;
+            self.likelihood = Some(add(self.likelihood.take(), log.f_squeeze_dim(1)?)?);
+        }
+        self.tokens.push(token);
+        self.sound = Some(add(self.sound.take(), drawn.sound)?);
+        Ok(())
+    }
+
+    /// What was drawn at a place in a window: `[batch]`.
+    fn at(&self, window: &Window, local: usize) -> Result<&Tensor, TchError> {
+        let token = self.tokens.get(window.place(local));
+        token.ok_or_else(|| TchError::Shape("a token is read before it is drawn".to_owned()))
+    }
+
+    /// The token before a place in a window, as the network sees it; none before the first.
+    fn before(&self, window: &Window, local: usize) -> Result<Option<Tensor>, TchError> {
+        let before = local.checked_sub(1).map(|before| self.batch.widen(self.at(window, before)?));
+        before.transpose()
+    }
+
+    fn failed(&self, source: TransformerError) -> SampleError {
+        SampleError::Network { scale: self.visit.scale, source: Box::new(source) }
+    }
+
+    fn drawn(self) -> Result<Drawn, SampleError> {
+        let sound = self.sound.ok_or_else(|| TchError::Shape("a grid of no tokens".to_owned()))?;
+        Ok(Drawn { tokens: Tensor::f_stack(&self.tokens, 1)?, sound, likelihood: self.likelihood })
     }
 }
 
@@ -210,8 +281,8 @@ fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
 }
 
 /// The uniform number of each token of each visit: float64 `[visits, tokens, batch]`, uploaded once.
-fn uniforms(walk: &Walk, config: &ChainConfig, device: Device) -> Result<Tensor, TchError> {
-    let tokens = config.tokens() as u32;
+fn uniforms(walk: &Walk, device: Device) -> Result<Tensor, TchError> {
+    let tokens = walk.windows.tokens() as u32;
     let mut values = Vec::with_capacity(walk.visits.len() * walk.rows.len() * tokens as usize);
     for visit in &walk.visits {
         let scale = u16::try_from(visit.scale).unwrap_or(u16::MAX);

@@ -1,18 +1,11 @@
-//! The variational bound of a chain on token grids, term by term (Esser et al., NeurIPS 2021, eq. 5 and 6).
+//! The variational bound of a chain on batches as a trainer takes them, term by term: see [`Chain::bound_step`].
 //!
-//! ```text
-//! -log p(x_0) <= -log p(x_0 | x_1)                                       scale 1, hard
-//!              + sum over t = 2..T of KL(q(x_{t-1} | x_t, x_0) || p_t)   scale t, soft
-//!              + KL(q(x_T | x_0) || uniform)                             the start
-//! ```
-//!
-//! in expectation over the forward process, which draws x_1 to x_T. A step's divergence is that of its tokens one after the other,
-//! each given the drawn ones before it. The start is 0 where nothing is left of x_0 in x_T, and known in closed form else.
+//! With the terms of all scales comes the start, KL(q(x_T | x_0) || uniform), which is 0 where nothing is left of x_0 in x_T.
 
-use crate::chain::Chain;
-use crate::diffusion::{Posteriors, SoftTarget, forward, hard_loss, soft_loss};
+use crate::chain::{Chain, Noised, SampleError};
+use crate::diffusion::{Posteriors, forward};
 use crate::training::{Batch, Conditioning, RowsError};
-use crate::transformer::{ConditionIds, Source, TransformerError};
+use crate::transformer::{ConditionIds, Source};
 use tch::{Kind, TchError, Tensor};
 
 /// Why a likelihood cannot be told.
@@ -21,21 +14,9 @@ pub enum LikelihoodError {
     #[error(transparent)]
     Rows(#[from] RowsError),
     #[error(transparent)]
-    Network(#[from] TransformerError),
-    #[error("the chain has no network of scale {0}")]
-    NoScale(u32),
+    Chain(#[from] SampleError),
     #[error("the tokens of a batch could not be scored: {0}")]
     Torch(#[from] TchError),
-}
-
-/// x_0, and what the forward process made of it at one scale: int64 `[batch, tokens]` each.
-#[derive(Clone, Copy, Debug)]
-pub struct Drawn<'a> {
-    pub clean: &'a Tensor,
-    /// x_{t-1}.
-    pub before: &'a Tensor,
-    /// x_t.
-    pub after: &'a Tensor,
 }
 
 /// Scores token grids with a chain.
@@ -72,8 +53,8 @@ impl<'a> Likelihood<'a> {
         let condition = self.conditioning.ids(batch, 0.0, device)?;
         let scale = |t: u32| {
             let (before, after) = (walked.at(t - 1)?, walked.at(t)?);
-            let drawn = Drawn { clean: &clean, before: &before, after: &after };
-            let bits = self.step(t, drawn, condition.condition())?.f_div_scalar(std::f64::consts::LN_2)?;
+            let noised = Noised { clean: &clean, before: &before, after: &after };
+            let bits = self.step(t, noised, condition.condition())?.f_div_scalar(std::f64::consts::LN_2)?;
             Ok(super::numbers(&bits)?)
         };
         (1..=self.chain.config().scales()).map(scale).collect()
@@ -83,19 +64,11 @@ impl<'a> Likelihood<'a> {
     ///
     /// # Errors
     /// A scale that the chain does not have; shapes that do not go together.
-    pub fn step(&self, t: u32, drawn: Drawn, condition: ConditionIds) -> Result<Tensor, LikelihoodError> {
-        let network = self.chain.network(t).ok_or(LikelihoodError::NoScale(t))?;
-        let (rows, tokens) = drawn.clean.size2()?;
-        let scale = Tensor::f_full([rows], i64::from(t), (Kind::Int64, drawn.clean.device()))?;
-        let source = Source { scale: &scale, condition, x_t: Some(drawn.after) };
-        let log_p = network.logits(&source, drawn.before)?.f_log_softmax(-1, Kind::Float)?;
-        let mean = if t == 1 {
-            hard_loss(&log_p, drawn.before)?
-        } else {
-            let posterior = self.posteriors.at(&scale, drawn.clean, drawn.after)?;
-            soft_loss(&log_p, SoftTarget::Posterior(&posterior))?
-        };
-        Ok(mean.f_to_kind(Kind::Double)?.f_mul_scalar(tokens as f64)?)
+    pub fn step(&self, t: u32, noised: Noised, condition: ConditionIds) -> Result<Tensor, LikelihoodError> {
+        let (rows, _) = noised.clean.size2()?;
+        let scale = Tensor::f_full([rows], i64::from(t), (Kind::Int64, noised.clean.device()))?;
+        let source = Source { scale: &scale, condition, x_t: Some(noised.after) };
+        Ok(self.chain.bound_step(t, noised, &source, &self.posteriors)?)
     }
 
     /// KL(q(x_T | x_0) ‖ uniform) in nats a token: the same for every grid.

@@ -41,7 +41,7 @@ pub use bootstrap::{Difference, Estimate, Interval, difference};
 pub use frechet::{Frechet, Singular, frechet};
 pub use inception::{InceptionScore, inception_score};
 pub use kernel::{Kid, KidSettings, kernel_distance};
-pub use likelihood::{Drawn, Likelihood, LikelihoodError};
+pub use likelihood::{Likelihood, LikelihoodError};
 pub use moments::{Gaussian, Moments};
 pub use neighbours::{Manifolds, nearest, radii};
 pub use network::{FeatureInput, FeatureNetwork, FeatureResize, Features, NetworkError};

@@ -271,6 +271,27 @@ impl EncoderDecoder {
         Ok(EncoderDecoderState { layers: layers.collect::<Torch<_>>()?, ids, length })
     }
 
+    /// Reads the `tokens` `[batch, m]` of positions `first..`, behind the token before them (`None`: there is none), without the last
+    /// one, and keeps what the next steps need of it.
+    pub fn extend(
+        &self,
+        state: &mut EncoderDecoderState,
+        previous: Option<&Tensor>,
+        tokens: &Tensor,
+        first: i64,
+    ) -> Torch<()> {
+        let previous = previous.map_or_else(|| self.start(state.ids.batch), |token| Ok(token.shallow_clone()))?;
+        let (_, count) = tokens.size2()?;
+        let read = Tensor::f_cat(&[previous.f_unsqueeze(1)?, tokens.f_narrow(1, 0, count - 1)?], 1)?;
+        let mut x = self.decoder.tokens.rows(&read)?.f_add(&self.decoder.positions.range(first, count)?)?;
+        let mask = Mask::behind(first, count, self.placement.device)?;
+        for (layer, (cache, memory)) in self.decoder.layers.iter().zip(&mut state.layers) {
+            x = layer.attention.extend(&x, &mask, cache, first)?;
+            x = layer.feed_forward.forward(&layer.cross.forward(&x, memory)?)?;
+        }
+        Ok(())
+    }
+
     /// The logits `[batch, codes]` of `position`, after the token before it (`None`: the first).
     pub fn step(&self, state: &mut EncoderDecoderState, previous: Option<&Tensor>, position: i64) -> Torch<Tensor> {
         let token = previous.map_or_else(|| self.start(state.ids.batch), |token| Ok(token.shallow_clone()))?;

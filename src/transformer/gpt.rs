@@ -144,6 +144,28 @@ impl Gpt {
         Ok(GptState { caches, first, prompt, shared: ids.prompt(), length })
     }
 
+    /// Reads the `tokens` `[batch, m]` of positions `position..`, behind the token before them (`None`: there is none), without the
+    /// last one, and keeps what the next steps need of it.
+    pub fn extend(&self, state: &mut GptState, previous: Option<&Tensor>, tokens: &Tensor, position: i64) -> Torch<()> {
+        let (_, count) = tokens.size2()?;
+        let tokens = tokens.f_narrow(1, 0, count - 1)?;
+        let (read, before) = match previous {
+            Some(token) => (Tensor::f_cat(&[token.f_unsqueeze(1)?, tokens], 1)?, position - 1),
+            None => (tokens, position),
+        };
+        let (_, count) = read.size2()?;
+        if count == 0 {
+            return Ok(());
+        }
+        let first = state.prompt + before;
+        let mut x = self.tokens.rows(&read)?.f_add(&self.positions.range(state.shared + before, count)?)?;
+        let mask = Mask::behind(first, count, self.placement.device)?;
+        for (block, cache) in self.blocks.iter().zip(&mut state.caches) {
+            x = block.feed_forward.forward(&block.attention.extend(&x, &mask, cache, first)?)?;
+        }
+        Ok(())
+    }
+
     /// The logits `[batch, codes]` of `position`, after the token before it (`None`: the first).
     pub fn step(&self, state: &mut GptState, previous: Option<&Tensor>, position: i64) -> Torch<Tensor> {
         let Some(token) = previous else { return Ok(state.first.shallow_clone()) };

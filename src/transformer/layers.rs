@@ -7,7 +7,7 @@
 use super::parameters::Parameters;
 use super::{Placement, TransformerError};
 use crate::torch::kernels::{Instructions, linear, suits_linear};
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 pub(super) type Torch<T> = Result<T, TchError>;
 
@@ -144,6 +144,14 @@ pub(super) enum Mask {
 }
 
 impl Mask {
+    /// What `tokens` positions see that come behind `first` others: those, themselves and what is before them.
+    pub fn behind(first: i64, tokens: i64, device: Device) -> Torch<Mask> {
+        if first == 0 {
+            return Ok(Mask::Causal);
+        }
+        Ok(Mask::Given(Tensor::f_ones([tokens, first + tokens], (Kind::Bool, device))?.f_tril(first)?))
+    }
+
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Torch<Tensor> {
         let given = if let Mask::Given(mask) = self { Some(mask) } else { None };
         Tensor::f_scaled_dot_product_attention(q, k, v, given, 0.0, matches!(self, Mask::Causal), None, false)
@@ -224,6 +232,16 @@ impl SelfAttention {
         let [q, k, v] = self.project(x)?;
         cache.write(0, &k, &v)?;
         x.f_add(&self.out.forward(&join_heads(&mask.attend(&q, &k, &v)?)?)?)
+    }
+
+    /// Positions `first..` at once, `[batch, tokens, dim]`, behind those in the cache, which keeps their keys and values too. `mask` is
+    /// [`Mask::behind`] as many.
+    pub fn extend(&self, x: &Tensor, mask: &Mask, cache: &mut Cache, first: i64) -> Torch<Tensor> {
+        let [q, k, v] = self.project(x)?;
+        let (_, tokens, _) = x.size3()?;
+        cache.write(first, &k, &v)?;
+        let (keys, values) = (cache.keys.f_narrow(2, 0, first + tokens)?, cache.values.f_narrow(2, 0, first + tokens)?);
+        x.f_add(&self.out.forward(&join_heads(&mask.attend(&q, &keys, &values)?)?)?)
     }
 
     /// Position `position` alone, `[batch, dim]`; it sees itself and what the cache holds before it.

@@ -323,19 +323,44 @@ impl Decoding<'_> {
         if position == self.length {
             return Err(TransformerError::Finished { length: self.length });
         }
-        if previous.is_some() != (position > 0) {
-            return Err(TransformerError::Previous { position });
-        }
         let _guard = tch::no_grad_guard();
-        let previous = match previous {
-            Some(token) => Some(placed("the previous token", token, &[self.batch], 0..self.codes, self.device)?),
-            None => None,
-        };
+        let previous = self.previous(previous)?;
         let logits = match &mut self.state {
             State::EncoderDecoder(network, state) => network.step(state, previous.as_ref(), position)?,
             State::Gpt(network, state) => network.step(state, previous.as_ref(), position)?,
         };
         self.position += 1;
         Ok(logits)
+    }
+    /// Passes over the next positions, whose `tokens` `[batch, m]` are known, all at once: what comes next is as after m calls of
+    /// [`next`](Decoding::next), up to float noise. `previous` as there; the next call's is the last of `tokens`.
+    ///
+    /// # Errors
+    /// As of [`next`](Decoding::next); no tokens, or more than there are positions left.
+    pub fn pass_over(&mut self, previous: Option<&Tensor>, tokens: &Tensor) -> Result<()> {
+        let count = tokens.size().get(1).copied().unwrap_or(0);
+        let longest = self.length - self.position;
+        if !(1..=longest).contains(&count) {
+            return Err(TransformerError::Length { what: "what is known", tokens: count, longest });
+        }
+        let _guard = tch::no_grad_guard();
+        let previous = self.previous(previous)?;
+        let tokens = placed("the known tokens", tokens, &[self.batch, count], 0..self.codes, self.device)?;
+        match &mut self.state {
+            State::EncoderDecoder(network, state) => {
+                network.extend(state, previous.as_ref(), &tokens, self.position)?
+            }
+            State::Gpt(network, state) => network.extend(state, previous.as_ref(), &tokens, self.position)?,
+        }
+        self.position += count;
+        Ok(())
+    }
+
+    /// The token before the next position, checked.
+    fn previous(&self, token: Option<&Tensor>) -> Result<Option<Tensor>> {
+        if token.is_some() != (self.position > 0) {
+            return Err(TransformerError::Previous { position: self.position });
+        }
+        token.map(|token| placed("the previous token", token, &[self.batch], 0..self.codes, self.device)).transpose()
     }
 }

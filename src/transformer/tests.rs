@@ -157,6 +157,33 @@ fn steps_give_the_logits_of_teacher_forcing() {
     }
 }
 
+/// Whatever is passed over at once, from nothing to all but a token.
+#[test]
+fn known_tokens_that_are_passed_over_are_read_as_in_steps() {
+    let batch = Batch::new(3);
+    for (config, given) in all() {
+        let network = load(&config, Kind::Float);
+        let (source, x) = (batch.source(given), &batch.x);
+        let expected = steps(&network, &source, x);
+        for gaps in [vec![(0, 1), (1, 2)], vec![(0, 5), (6, 4)], vec![(2, 9)], vec![(0, TOKENS - 1)]] {
+            let mut decoding = network.begin(&source).expect("begins");
+            let before = |position: i64| (position > 0).then(|| x.select(1, position - 1));
+            while decoding.position() < TOKENS {
+                let position = decoding.position();
+                if let Some(&(first, count)) = gaps.iter().find(|(first, _)| *first == position) {
+                    decoding.pass_over(before(position).as_ref(), &x.narrow(1, first, count)).expect("reads");
+                }
+                let position = decoding.position();
+                let logits = decoding.next(before(position).as_ref()).expect("steps");
+                let difference = largest(&(logits - expected.select(1, position)));
+                assert!(difference < 2e-5, "{config:?} {given:?} {gaps:?} at {position}: {difference:e}");
+            }
+            let error = decoding.pass_over(before(TOKENS).as_ref(), &x.narrow(1, 0, 1)).expect_err("is at its end");
+            assert_eq!(error.to_string(), "what is known has 1 tokens, the network takes 1 to 0");
+        }
+    }
+}
+
 #[test]
 fn rows_do_not_depend_on_their_batch() {
     let batch = Batch::new(7);

@@ -175,8 +175,8 @@ fn what_does_not_fit_is_refused() {
         change(&mut rows[1]);
         chain.edit(&rows, &EditOptions::default()).unwrap_err().to_string()
     };
-    assert_eq!(fault(|row| row.known.truncate(4)), "row 1: the mask has 4 tokens, the chain's grid has 6");
-    assert_eq!(fault(|row| row.tokens.push(0)), "row 1: the image has 7 tokens, the chain's grid has 6");
+    assert_eq!(fault(|row| row.known.truncate(4)), "row 1: the mask has 4 tokens, the grid has 6");
+    assert_eq!(fault(|row| row.tokens.push(0)), "row 1: the image has 7 tokens, the grid has 6");
     assert_eq!(fault(|row| row.tokens[2] = 9), "row 1: token 9 is not below 9, the number of codes");
     assert_eq!(key(1), good[1].row.key);
 }

@@ -4,6 +4,7 @@ mod directory;
 mod editing;
 mod exact;
 mod guidance;
+mod large;
 mod sampling;
 mod statistics;
 mod support;

@@ -243,7 +243,7 @@ fn starts_that_do_not_fit_are_refused() {
     };
     assert_eq!(fault(4, &[&[0; 6]]), "scale 4 is not one of the chain's, 1 to 3");
     assert_eq!(fault(2, &[]), "1 rows came with 0 token grids to start from");
-    assert_eq!(fault(2, &[&[0; 5]]), "row 0: the grid to start from has 5 tokens, the chain's grid has 6");
+    assert_eq!(fault(2, &[&[0; 5]]), "row 0: the grid to start from has 5 tokens, the grid has 6");
     assert_eq!(fault(2, &[&[0, 0, 9, 0, 0, 0]]), "row 0: token 9 is not below 9, the number of codes");
 }
 

@@ -1,9 +1,9 @@
 //! The bound of a tiny chain, against its definition summed over everything that can happen.
 
 use super::support::{all_grids, encoder_decoder, gpt, unconditional, weights};
-use imagebart::chain::{Chain, ChainConfig};
+use imagebart::chain::{Chain, ChainConfig, Noised};
 use imagebart::config::{ChainSection, ScheduleValue};
-use imagebart::evaluate::{Drawn, Likelihood};
+use imagebart::evaluate::Likelihood;
 use imagebart::random::RowKey;
 use imagebart::training::{Batch, Conditioning, Position};
 use imagebart::transformer::{ConditionIds, Placement, Source};
@@ -83,7 +83,7 @@ fn the_bound_is_its_definition() -> Result<(), Error> {
                 grids.iter().flat_map(|before| grids.iter().map(move |after| (before, after))).collect();
             let before = rows(&pairs.iter().map(|pair| pair.0).collect::<Vec<_>>());
             let after = rows(&pairs.iter().map(|pair| pair.1).collect::<Vec<_>>());
-            let drawn = Drawn { clean: &rows(&vec![x_0; pairs.len()]), before: &before, after: &after };
+            let drawn = Noised { clean: &rows(&vec![x_0; pairs.len()]), before: &before, after: &after };
             let nats = tch::no_grad(|| likelihood.step(t, drawn, ConditionIds::None))?;
             for (nats, (before, after)) in Vec::<f64>::try_from(nats)?.into_iter().zip(pairs) {
                 let t = t as usize;
@@ -116,7 +116,7 @@ fn draws_estimate_the_bound() -> Result<(), Error> {
         let pairs: Vec<_> = grids.iter().flat_map(|before| grids.iter().map(move |after| (before, after))).collect();
         let before = rows(&pairs.iter().map(|pair| pair.0).collect::<Vec<_>>());
         let after = rows(&pairs.iter().map(|pair| pair.1).collect::<Vec<_>>());
-        let drawn = Drawn { clean: &x_0, before: &before, after: &after };
+        let drawn = Noised { clean: &x_0, before: &before, after: &after };
         let nats = Vec::<f64>::try_from(tch::no_grad(|| likelihood.step(t, drawn, ConditionIds::None))?)?;
         let (mut expected, mut square) = (0.0, 0.0);
         for (nats, (before, after)) in nats.into_iter().zip(pairs) {

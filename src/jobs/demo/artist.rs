@@ -19,6 +19,15 @@ use std::path::Path;
 use std::sync::Arc;
 use tch::Kind;
 
+/// How pictures are completed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Completing {
+    /// Passes of each scale, from scale 1 up; none for [`Chain::default_repeats`].
+    pub repeats: Vec<u32>,
+    /// So many completions of each picture are drawn, and the likeliest is kept (see [`Chain::bound`]). 0 is 1.
+    pub draws: u64,
+}
+
 /// Pictures that the networks see at once.
 const BATCH: usize = 16;
 
@@ -96,23 +105,46 @@ impl Artist {
     }
 
     /// The pictures with the half that is not given drawn anew.
-    pub fn complete(&self, torn: &[Torn], given: Given) -> Result<Vec<Rgb>, JobError> {
+    pub fn complete(&self, torn: &[Torn], given: Given, how: &Completing) -> Result<Vec<Rgb>, JobError> {
         let (rows, columns) = self.chain.config().grid;
         let upper = (rows / 2 * columns) as usize;
         let known: Vec<bool> =
             (0..self.chain.config().tokens()).map(|token| (token < upper) == (given == Given::Upper)).collect();
-        let mut pictures = Vec::with_capacity(torn.len());
-        for (at, torn) in (0..).step_by(BATCH).zip(torn.chunks(BATCH)) {
-            let row = |(number, torn): (u64, &Torn)| {
+        let options = EditOptions { repeats: how.repeats.clone(), ..EditOptions::default() };
+        let draws = how.draws.max(1);
+        let all = torn.len() as u64 * draws;
+        let mut best: Vec<(Vec<u16>, f64)> = Vec::with_capacity(torn.len());
+        for at in (0..all).step_by(BATCH) {
+            let numbers = at..all.min(at + BATCH as u64);
+            let row = |number: u64| {
+                let torn = torn
+                    .get((number / draws) as usize)
+                    .ok_or_else(|| JobError::Failed("no such picture".to_owned()))?;
                 let row = self.row("completions", number, torn.caption.as_ref())?;
                 Ok(EditRow { row, tokens: torn.tokens.clone(), known: known.clone() })
             };
-            let rows: Result<Vec<EditRow>, JobError> = (at..).zip(torn).map(row).collect();
-            let edited = self.chain.edit(&rows?, &EditOptions::default());
-            let grids = edited.map_err(|error: SampleError| JobError::failed(error))?;
-            pictures.extend(self.decode(&grids)?);
+            let edits: Vec<EditRow> = numbers.clone().map(row).collect::<Result<_, JobError>>()?;
+            let failed = |error: SampleError| JobError::failed(error);
+            let grids = self.chain.edit(&edits, &options).map_err(failed)?;
+            let rows: Vec<Row> = edits.into_iter().map(|edit| edit.row).collect();
+            let paths: Vec<RowKey> =
+                numbers.clone().map(|number| RowKey::new(self.seed, "paths", number / draws, 0)).collect();
+            let bounds = self
+                .chain
+                .bound(&rows, &grids.iter().map(Vec::as_slice).collect::<Vec<_>>(), &paths)
+                .map_err(failed)?;
+            for (number, (grid, bound)) in numbers.zip(grids.into_iter().zip(bounds)) {
+                match best.last_mut() {
+                    Some(best) if number % draws > 0 => {
+                        if bound < best.1 {
+                            *best = (grid, bound);
+                        }
+                    }
+                    _ => best.push((grid, bound)),
+                }
+            }
         }
-        Ok(pictures)
+        self.decode(&best.into_iter().map(|(grid, _)| grid).collect::<Vec<_>>())
     }
 
     /// The token grids of pictures of the data set.

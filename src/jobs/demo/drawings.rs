@@ -1,6 +1,6 @@
 //! What the demo draws with a trained chain: pictures of captions, and the missing halves of pictures.
 
-use super::artist::{Artist, Given, Torn};
+use super::artist::{Artist, Completing, Given, Torn};
 use super::data::test_captions;
 use super::marks::{Agreement, Marks, is_torn};
 use super::reader::{Score, read};
@@ -106,7 +106,7 @@ fn complete(pipeline: &Pipeline, options: &DemoOptions) -> Result<[Agreement; 2]
     let mut sheet = Vec::new();
     let mut agreements = [Agreement::default(); 2];
     for (given, agreement) in [Given::Lower, Given::Upper].into_iter().zip(&mut agreements) {
-        let completed = artist.complete(&rows, given)?;
+        let completed = artist.complete(&rows, given, &Completing::default())?;
         let readings: Result<Vec<_>, DemoError> = completed.iter().map(read).collect();
         let shapes = torn.iter().map(|(_, shapes)| shapes.as_slice());
         *agreement = Agreement::of(&readings.map_err(JobError::failed)?, shapes);

@@ -1,6 +1,6 @@
 //! `imagebart demo-eval`: how well a chain draws the shapes, judged by the reader, on what it was never trained on.
 
-use super::artist::{Artist, Given, Torn};
+use super::artist::{Artist, Completing, Given, Torn};
 use super::data::test_captions;
 use super::marks::{Agreement, Marks, is_torn};
 use super::reader::{Reading, Score, read};
@@ -34,6 +34,7 @@ pub struct EvaluateOptions {
     pub seed: u64,
     pub device: DeviceChoice,
     pub settings: SettingsLists,
+    pub completing: Completing,
 }
 
 /// A completion's figures, with the caption told and without.
@@ -97,8 +98,8 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Evaluation, JobError> {
         drawn: marks(&artist.draw(&told)?, &told)?,
         bits_per_token: bits_by_scale.iter().sum(),
         bits_by_scale,
-        upper: completions(&artist, (&grids, &scenes), Given::Lower)?,
-        lower: completions(&artist, (&grids, &scenes), Given::Upper)?,
+        upper: completions(&artist, (&grids, &scenes), Given::Lower, &options.completing)?,
+        lower: completions(&artist, (&grids, &scenes), Given::Upper, &options.completing)?,
     };
     if let Some(to) = &options.to {
         let failed = |error: std::io::Error| JobError::Failed(format!("cannot write to {}: {error}", to.display()));
@@ -153,6 +154,7 @@ fn completions(
     artist: &Artist,
     (grids, scenes): (&[Vec<u16>], &[Scene]),
     given: Given,
+    how: &Completing,
 ) -> Result<Completions, JobError> {
     let mut torn = Vec::new();
     for (grid, scene) in grids.iter().zip(scenes) {
@@ -171,7 +173,7 @@ fn completions(
             tokens: (*grid).clone(),
             caption: told.then(|| scene.caption()),
         };
-        let pictures = artist.complete(&torn.iter().map(rows).collect::<Vec<_>>(), given)?;
+        let pictures = artist.complete(&torn.iter().map(rows).collect::<Vec<_>>(), given, how)?;
         let readings = readings(&pictures)?;
         let shapes = torn.iter().map(|(_, _, shapes)| shapes.as_slice());
         Ok(Agreement::of(&readings, shapes))

@@ -4,6 +4,8 @@
 //! window: every network sees a whole grid with the positions it knows, wherever the window lies. The first window is the image;
 //! from it the others move outwards by half their size. To each what earlier ones drew is as known as the image.
 
+use crate::windows::outwards;
+
 /// An image of `image` = (rows, columns) with margins, in tokens or in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Canvas {
@@ -62,28 +64,12 @@ impl Canvas {
     /// The first row and column of each window, in the order they are drawn in. Together they are the whole canvas.
     pub fn windows(&self) -> Vec<(u32, u32)> {
         let [left, top, right, bottom] = self.margins;
-        let columns = steps(left, right, self.image.1);
-        steps(top, bottom, self.image.0).into_iter().flat_map(|row| columns.iter().map(move |&at| (row, at))).collect()
+        let columns = outwards(left, right, self.image.1);
+        outwards(top, bottom, self.image.0)
+            .into_iter()
+            .flat_map(|row| columns.iter().map(move |&at| (row, at)))
+            .collect()
     }
-}
-
-/// Where windows of `width` begin along one side: at the image, behind a margin of `before`; then towards the start; then towards
-/// the end, `after` beyond the image's.
-fn steps(before: u32, after: u32, width: u32) -> Vec<u32> {
-    let step = (width / 2).max(1);
-    let mut steps = vec![before];
-    let mut at = before;
-    while at > 0 {
-        at = at.saturating_sub(step);
-        steps.push(at);
-    }
-    at = before;
-    let last = before.saturating_add(after);
-    while at < last {
-        at = at.saturating_add(step).min(last);
-        steps.push(at);
-    }
-    steps
 }
 
 #[cfg(test)]
@@ -92,10 +78,6 @@ mod tests {
 
     #[test]
     fn windows_go_from_the_image_outwards() {
-        assert_eq!(steps(0, 0, 16), [0]);
-        assert_eq!(steps(4, 0, 16), [4, 0]);
-        assert_eq!(steps(0, 20, 16), [0, 8, 16, 20]);
-        assert_eq!(steps(9, 3, 16), [9, 1, 0, 12]);
         let canvas = Canvas { image: (4, 6), margins: [1, 0, 0, 3] };
         assert_eq!((canvas.size(), canvas.windows()), ((7, 7), vec![(0, 1), (0, 0), (2, 1), (2, 0), (3, 1), (3, 0)]));
     }
