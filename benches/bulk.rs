@@ -252,7 +252,7 @@ fn main() -> Result<(), Error> {
         table()?;
     }
     if wants("demo") {
-        token_loop(&DEMO, 5, 4, true)?;
+        token_loop(&DEMO, 15, 2, true)?;
     }
     if wants("large") {
         token_loop(&LARGE, 3, 3, false)?;

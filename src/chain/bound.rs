@@ -75,7 +75,7 @@ impl Chain {
         if rows.is_empty() {
             return Ok(Vec::new());
         }
-        let clean = self.grids("the image", grids)?;
+        let clean = self.grids("the image", grids, self.config().tokens())?;
         let codes = i64::from(self.config().codebook_size);
         let posteriors = Posteriors::new(self.schedule(), codes, self.placement().device)?;
         let path = forward(&clean, self.schedule(), codes, paths)?;

@@ -1,6 +1,7 @@
 //! The trained chain that comes with the program, judged: a gate for whatever changes what it draws.
 
 use imagebart::chain::SettingsLists;
+use imagebart::jobs::demo::artist::Completing;
 use imagebart::jobs::demo::evaluate::{EvaluateOptions, evaluate};
 use imagebart::torch::device::DeviceChoice;
 use std::path::Path;
@@ -20,6 +21,7 @@ fn the_shipped_chain_draws_what_captions_say() {
         seed: 1,
         device: DeviceChoice::Cpu,
         settings: SettingsLists { guidance: vec![1.5], ..SettingsLists::default() },
+        completing: Completing::default(),
     };
     let evaluation = evaluate(&options).unwrap();
     assert_eq!(evaluation.scales, 3);

@@ -104,7 +104,9 @@ fn imported_chains_draw_the_authors_tokens() {
         let rows: Vec<Row> = (0..start.len()).map(row).collect();
         let slices: Vec<&[u16]> = start.iter().map(Vec::as_slice).collect();
         let start = Some(Start { scale: chain.config().scales(), grids: &slices });
-        let steps = chain.sample_steps(&rows, SampleOptions { compat: Compat::Authors, start }).unwrap();
+        let steps = chain
+            .sample_steps(&rows, SampleOptions { compat: Compat::Authors, start, ..SampleOptions::default() })
+            .unwrap();
         assert_eq!(steps.len(), chain.config().scales() as usize);
         for step in steps {
             let expected = grids(&file.read(&format!("out.tokens.scale{}", step.scale)).unwrap());

@@ -155,7 +155,8 @@ pub fn greedy(fixture: &mut Fixture) -> Outcome {
         let rows = models.rows(fixture, start.len() as i64, true)?;
         for compat in [Compat::Authors, Compat::None] {
             let start = Some(Start { scale, grids: &slices(&start) });
-            let steps = models.chain.sample_steps(&rows, SampleOptions { compat, start })?;
+            let steps =
+                models.chain.sample_steps(&rows, SampleOptions { compat, start, ..SampleOptions::default() })?;
             for step in &steps {
                 fixture.equal(&format!("out.{prefix}tokens.scale{}", step.scale), &tensor(&step.tokens))?;
             }

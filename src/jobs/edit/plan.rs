@@ -74,7 +74,11 @@ impl EditPlan {
     pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
         let painter = self.model.load()?;
         let choose = self.scorer.as_ref().map(|scorer| scorer.selection(&pipeline.choose));
-        let provenance = self.model.provenance(&painter, self.rows.clone(), (choose, Some(self.edit.clone())));
+        let provenance = self.model.provenance(
+            (painter.chain.fingerprint(), &painter.developer),
+            self.rows.clone(),
+            (choose, Some(self.edit.clone())),
+        );
         let provenance = Arc::new(Provenance { grid: self.preparation.canvas.size(), ..provenance });
         let (units, url) = (self.survey.units.clone(), pipeline.output.url.clone());
         Ok((painter, Work { units, provenance, url, recorded: self.model.recorded() }))

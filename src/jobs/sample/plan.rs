@@ -5,18 +5,20 @@ use super::choose::Share;
 use super::draws::{Counted, Draws};
 use super::estimate::Estimate;
 use super::requests::Interpreter;
+use super::scales::{Drawer, How, devices, usual_device};
 use super::scorer::{Module, Scorer};
 use super::subjects::Labels;
 use super::survey::{Survey, survey};
 use super::units::Cutter;
-use crate::chain::{ChainConfig, Condition};
+use crate::chain::{self, ChainConfig, Condition};
 use crate::config::{LabelChoice, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
-use crate::jobs::model::{Model, Painter};
+use crate::jobs::model::{Developer, Model};
 use crate::jobs::outline::describe_chain;
 use crate::jobs::work::{Pending, Work, outlook};
 use crate::tables::{ChooseSelection, RowSelection, SamplesIdentity};
+use crate::torch::device::DeviceInUse;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use std::sync::Arc;
 /// Everything `sample` needs, checked; the weights are not loaded yet.
 pub struct SamplePlan {
     pub(super) model: Model,
+    /// Those of the scales, from scale 1 up, where they have devices of their own.
+    devices: Vec<DeviceInUse>,
     pub(super) draws: Draws,
     /// What a first look through the table of prompts told, where there is one.
     survey: Option<Survey>,
@@ -40,8 +44,9 @@ pub struct SamplePlan {
 impl SamplePlan {
     /// Opens model and device, and decides what was left open. Settings on `auto` take what the output records.
     pub async fn make(pipeline: &Pipeline, options: &SampleOptions) -> Result<SamplePlan, JobError> {
-        let choice = (options.device, options.overwrite);
+        let choice = (usual_device(options.device, &pipeline.sample)?, options.overwrite);
         let model = Model::open(pipeline, choice, &pipeline.sample.compat).await?;
+        let devices = devices(&model, &pipeline.sample)?;
         let config = model.directory.config();
         let factor = model.factor()?;
         let size = (config.grid.0.saturating_mul(factor), config.grid.1.saturating_mul(factor));
@@ -53,7 +58,7 @@ impl SamplePlan {
         };
         let pixels = u64::from(size.0).saturating_mul(size.1.into()).saturating_mul(3);
         let choose = scorer.as_ref().map(|scorer| scorer.selection(&pipeline.choose));
-        Ok(SamplePlan { model, draws, survey, units, selection, scorer, choose, size, pixels })
+        Ok(SamplePlan { model, devices, draws, survey, units, selection, scorer, choose, size, pixels })
     }
 
     /// Prompts whose end is lost.
@@ -62,12 +67,20 @@ impl SamplePlan {
     }
 
     /// Loads the weights; with them the run's identity is known.
-    pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
-        let painter = self.model.load()?;
-        let provenance = Arc::new(self.model.provenance(&painter, self.selection.clone(), (self.choose.clone(), None)));
+    pub(super) fn load(&self, pipeline: &Pipeline) -> Result<(Drawer, Developer, Work<SamplesIdentity>), JobError> {
+        let (drawer, developer) = (Drawer::load(&self.model, &self.devices)?, self.model.load_developer()?);
+        let networks = (drawer.fingerprint(), &developer);
+        let provenance = Arc::new(self.model.provenance(networks, self.selection.clone(), (self.choose.clone(), None)));
         let url = pipeline.output.url.clone();
         let work = Work { units: self.units.clone(), provenance, url, recorded: self.model.recorded() };
-        Ok((painter, work))
+        Ok((drawer, developer, work))
+    }
+
+    /// How its batches are drawn.
+    pub(super) fn how(&self) -> How {
+        let options = chain::SampleOptions { compat: self.model.compat, ..chain::SampleOptions::default() };
+        let likelihood = matches!(self.scorer, Some(Scorer::Likelihood));
+        How { options, likelihood, threads: self.model.settings.threads }
     }
 
     /// Loads the scorer onto the run's device, where it is a module of the user's.
@@ -194,6 +207,9 @@ impl fmt::Display for Description<'_> {
         let Description { plan, pipeline, pending } = self;
         writeln!(f, "model      {}", pipeline.chain.model)?;
         plan.model.describe(f)?;
+        for (scale, device) in (1..).zip(&plan.devices) {
+            writeln!(f, "scale {scale:<4} on {}", device.line)?;
+        }
         let RowSelection { count, unit_rows, labels, .. } = &plan.selection;
         writeln!(f, "rows       {count} in {} units of {unit_rows}, labels {labels}", plan.units.len())?;
         if let Some(survey) = &plan.survey {
