@@ -427,6 +427,10 @@ pub enum Command {
         #[arg(long, value_delimiter = ',')]
         repeats: Vec<u32>,
 
+        /// Candidates of each scale's passes in completions, from scale 1 up; one each if left out.
+        #[arg(long, value_delimiter = ',')]
+        candidates: Vec<u32>,
+
         /// Completions that are drawn of each torn picture; the likeliest is judged.
         #[arg(long, default_value_t = 1)]
         draws: u64,

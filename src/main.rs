@@ -226,10 +226,10 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             println!("{}", drawn.map_err(JobError::failed)??);
             Ok(())
         }
-        Command::DemoEval { model, to, count, temperature, top_k, top_p, guidance, repeats, draws } => {
+        Command::DemoEval { model, to, count, temperature, top_k, top_p, guidance, repeats, candidates, draws } => {
             let settings = SettingsLists { temperature, top_k, top_p, guidance, greedy: false };
             let seed = common.seed.unwrap_or(0);
-            let completing = Completing { repeats, draws };
+            let completing = Completing { repeats, candidates, draws };
             let options = DemoEvaluation { model, to, count, seed, device: device(common)?, settings, completing };
             if common.dry_run {
                 println!("draw {count} captions with {} and judge them", options.model.display());

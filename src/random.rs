@@ -58,6 +58,8 @@ pub enum Purpose {
     Resample,
     /// Which rows a subset of an evaluation holds.
     Subset,
+    /// Editing: the candidates of a pass beside the first, and which one stays.
+    Candidate,
 }
 
 impl Purpose {
@@ -78,6 +80,7 @@ impl Purpose {
             Purpose::Restart => 13,
             Purpose::Resample => 14,
             Purpose::Subset => 15,
+            Purpose::Candidate => 16,
         }
     }
 }

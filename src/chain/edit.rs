@@ -27,6 +27,9 @@ use crate::random::RowKey;
 use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
 
+/// The most candidates of a pass.
+pub(super) const MAX_CANDIDATES: u32 = 4096;
+
 /// One image to edit.
 #[derive(Clone, Debug)]
 pub struct EditRow {
@@ -44,6 +47,9 @@ pub struct EditOptions {
     pub compat: Compat,
     /// Passes of each scale (index t - 1); empty for [`Chain::default_repeats`].
     pub repeats: Vec<u32>,
+    /// Of each scale's passes (index t - 1) so many candidates are drawn, and one stays by how well the known tokens fit it; empty
+    /// for one each.
+    pub candidates: Vec<u32>,
     /// The scale to start from, with the image noised to its level: fewer scales change less. `None` is the last scale, from
     /// pure noise, where nothing of the free tokens' image is left.
     pub start: Option<u32>,
@@ -70,7 +76,30 @@ impl EditOptions {
         };
         match (1..).zip(&repeats).find(|(_, passes)| !(1..=u32::from(u16::MAX)).contains(*passes)) {
             Some((scale, &value)) => Err(SampleError::Repeat { scale, value }),
-            None => Ok(EditOptions { compat: self.compat, repeats, start: Some(start) }),
+            None => Ok(EditOptions {
+                compat: self.compat,
+                repeats,
+                candidates: self.candidates(scales)?,
+                start: Some(start),
+            }),
+        }
+    }
+
+    /// Whether any pass has more than one candidate.
+    pub fn has_candidates(&self) -> bool {
+        self.candidates.iter().any(|&candidates| candidates > 1)
+    }
+
+    /// The candidates of scales 1..=T.
+    fn candidates(&self, scales: u32) -> Result<Vec<u32>, SampleError> {
+        let candidates = match self.candidates.as_slice() {
+            [] => vec![1; scales as usize],
+            given if given.len() == scales as usize => given.to_vec(),
+            given => return Err(SampleError::Candidates { found: given.len(), scales }),
+        };
+        match (1..).zip(&candidates).find(|(_, candidates)| !(1..=MAX_CANDIDATES).contains(*candidates)) {
+            Some((scale, &value)) => Err(SampleError::Candidate { scale, value }),
+            None => Ok(candidates),
         }
     }
 }
@@ -160,6 +189,7 @@ impl Chain {
                 pass: pass.pass,
                 noise: draws.map(|draws| (pass.redraw, draws)),
                 known: Some((known.shallow_clone(), at(&levels, pass.scale - 1)?.shallow_clone())),
+                candidates: pass.candidates,
             });
         }
         let windows = Windows::new(self.config(), None)?;
@@ -177,6 +207,7 @@ impl Chain {
                 scale,
                 pass,
                 redraw: self.redraw(&options, scale, pass, passes),
+                candidates: options.candidates.get(scale as usize - 1).copied().unwrap_or(1),
             }));
         }
         Ok(plan)
@@ -236,6 +267,7 @@ struct Pass {
     pass: u16,
     /// Probability of redrawing a token before it, unless it is the first.
     redraw: f64,
+    candidates: u32,
 }
 
 fn at(levels: &[Tensor], level: u32) -> Result<&Tensor, TchError> {

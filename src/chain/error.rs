@@ -1,5 +1,6 @@
 //! Why images could not be drawn or edited.
 
+use super::edit::MAX_CANDIDATES;
 use super::settings::SettingsError;
 use crate::transformer::TransformerError;
 use tch::TchError;
@@ -42,6 +43,10 @@ pub enum SampleError {
     Repeats { found: usize, scales: u32 },
     #[error("repeats = {value} at scale {scale}: it must be 1 to {}", u16::MAX)]
     Repeat { scale: u32, value: u32 },
+    #[error("candidates lists {found} values; give one for each scale, {scales}, from scale 1 up")]
+    Candidates { found: usize, scales: u32 },
+    #[error("candidates = {value} at scale {scale}: it must be 1 to {MAX_CANDIDATES}")]
+    Candidate { scale: u32, value: u32 },
     #[error("compat = \"authors\" starts at the last scale, {scales}, not at {scale}")]
     Strength { scale: u32, scales: u32 },
     #[error(

@@ -35,6 +35,7 @@
 //! ```
 
 mod bound;
+mod candidates;
 mod config;
 pub mod directory;
 pub mod draw;

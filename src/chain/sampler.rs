@@ -94,7 +94,10 @@ impl Chain {
             Some(grids) => grids,
             None => self.noise(&rows, windows.tokens())?,
         };
-        let visits = (end..=first).rev().map(|scale| Visit { scale, pass: 0, noise: None, known: None }).collect();
+        let visits = (end..=first)
+            .rev()
+            .map(|scale| Visit { scale, pass: 0, noise: None, known: None, candidates: 1 })
+            .collect();
         self.walk(&Walk { rows: &rows, windows, start, visits, compat: options.compat, likelihood }, trace)
     }
 

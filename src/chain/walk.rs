@@ -3,6 +3,7 @@
 //! Every random number is made before the first token and uploaded with the batch; tokens, and whether the logits were sound,
 //! stay on the device until the last one. So nothing in between waits for the device.
 
+use super::candidates::Numbers;
 use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::{Row, ScaleBatch};
@@ -47,6 +48,8 @@ pub(super) struct Visit {
     pub noise: Option<(f64, StepDraws)>,
     /// Tokens that are not drawn: where (bool), and which (int64), both `[batch, tokens]`.
     pub known: Option<(Tensor, Tensor)>,
+    /// So many are drawn, and one is kept by how well the known tokens fit it; see [`candidates`](super::candidates). At least 1.
+    pub candidates: u32,
 }
 
 /// A batch on its way.
@@ -72,13 +75,23 @@ pub(super) struct Walked {
 }
 
 /// What a pass drew.
-struct Drawn {
+pub(super) struct Drawn {
     /// x_{t-1}: `[batch, tokens]`.
-    tokens: Tensor,
+    pub tokens: Tensor,
     /// `[batch]`, finite where all logits of a row were sound.
-    sound: Tensor,
-    /// `[batch]` float64: the log-probability of `tokens`, where it is asked for.
-    likelihood: Option<Tensor>,
+    pub sound: Tensor,
+    /// `[batch]` float64: the log-probability of what is asked for.
+    pub likelihood: Option<Tensor>,
+}
+
+/// Which log-probabilities a pass sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    Nothing,
+    /// Of all tokens, by the network's own distribution.
+    All,
+    /// Of the known ones, by the guided distribution.
+    Known,
 }
 
 impl Chain {
@@ -116,21 +129,23 @@ impl Chain {
     pub(super) fn walk(&self, walk: &Walk, trace: bool) -> Result<Walked, SampleError> {
         let _guard = tch::no_grad_guard();
         let batches = self.batches(walk)?;
-        let uniforms = uniforms(walk, self.placement().device)?;
+        let numbers = Numbers::new(walk, self.placement().device)?;
         let mut grids = Vec::new();
         let mut sound = Vec::with_capacity(walk.visits.len());
         let mut likelihood = None;
         let mut tokens = walk.start.shallow_clone();
+        let mut first = 0;
         for (index, visit) in walk.visits.iter().enumerate() {
             let x_t = match &visit.noise {
                 Some((beta, draws)) => redraw(&tokens, *beta, &draws.uniforms, &draws.noise)?,
                 None => tokens,
             };
             let batch = batches.get(&visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
-            let drawn = self.pass((walk, visit), batch, &x_t, &uniforms.f_select(0, index as i64)?)?;
+            let drawn = self.visit((walk, visit), batch, &x_t, (&numbers, first))?;
+            first += i64::from(visit.candidates);
             sound.push(drawn.sound);
             tokens = drawn.tokens;
-            if let Some(more) = drawn.likelihood {
+            if let Some(more) = drawn.likelihood.filter(|_| walk.likelihood) {
                 likelihood = Some(add(likelihood, more)?);
             }
             if trace || index + 1 == walk.visits.len() {
@@ -169,7 +184,7 @@ impl Chain {
     }
 
     /// x_{t-1} drawn from x_t `[batch, tokens]`. `uniforms` is `[tokens, batch]`.
-    fn pass(
+    pub(super) fn pass(
         &self,
         (walk, visit): (&Walk, &Visit),
         batch: &ScaleBatch,
@@ -177,7 +192,12 @@ impl Chain {
         uniforms: &Tensor,
     ) -> Result<Drawn, SampleError> {
         let network = self.network(visit.scale).ok_or_else(|| self.no_scale(visit.scale))?;
-        let mut pen = Pen::new(visit, batch, uniforms, (walk.likelihood, walk.windows.tokens()));
+        let measure = match (visit.candidates > 1, walk.likelihood) {
+            (true, _) => Measure::Known,
+            (false, true) => Measure::All,
+            (false, false) => Measure::Nothing,
+        };
+        let mut pen = Pen::new(visit, batch, uniforms, (measure, walk.windows.tokens()));
         for (windows, rows) in walk.windows.bands() {
             let begin = |window: Window| {
                 let wide = batch.widen(&window.cut(x_t)?)?;
@@ -201,7 +221,7 @@ struct Pen<'a> {
     batch: &'a ScaleBatch,
     /// `[tokens, batch]`
     uniforms: &'a Tensor,
-    likely: bool,
+    measure: Measure,
     /// `[batch]` each.
     tokens: Vec<Tensor>,
     sound: Option<Tensor>,
@@ -209,8 +229,13 @@ struct Pen<'a> {
 }
 
 impl<'a> Pen<'a> {
-    fn new(visit: &'a Visit, batch: &'a ScaleBatch, uniforms: &'a Tensor, (likely, tokens): (bool, usize)) -> Pen<'a> {
-        Pen { visit, batch, uniforms, likely, tokens: Vec::with_capacity(tokens), sound: None, likelihood: None }
+    fn new(
+        visit: &'a Visit,
+        batch: &'a ScaleBatch,
+        uniforms: &'a Tensor,
+        (measure, tokens): (Measure, usize),
+    ) -> Pen<'a> {
+        Pen { visit, batch, uniforms, measure, tokens: Vec::with_capacity(tokens), sound: None, likelihood: None }
     }
 
     /// Draws what row `row` of the grid has under `window`.
@@ -236,21 +261,36 @@ impl<'a> Pen<'a> {
     /// Draws the next token from the network's logits `[width, K]`.
     fn token(&mut self, logits: Tensor) -> Result<(), TchError> {
         let (batch, position) = (self.batch, self.tokens.len() as i64);
-        let own = if self.likely { Some(batch.conditional(&logits)?) } else { None };
+        let own = if self.measure == Measure::All { Some(batch.conditional(&logits)?) } else { None };
         let logits = batch.guide(logits)?;
         let drawn = batch.draw.tokens(&logits, &self.uniforms.f_select(0, position)?)?;
-        let token = match &self.visit.known {
-            Some((known, given)) => {
-                given.f_select(1, position)?.f_where_self(&known.f_select(1, position)?, &drawn.tokens)?
+        let Some((known, given)) = &self.visit.known else {
+            if let Some(own) = own {
+                self.add(log_probability(&own, &drawn.tokens)?)?;
             }
-            None => drawn.tokens,
+            return self.put(drawn.tokens, drawn.sound);
         };
-        if let Some(own) = own {
-            let log = own.f_log_softmax(-1, Kind::Double)?.f_gather(-1, &token.f_unsqueeze(1)?, false)?;
-            self.likelihood = Some(add(self.likelihood.take(), log.f_squeeze_dim(1)?)?);
+        let known = known.f_select(1, position)?;
+        let token = given.f_select(1, position)?.f_where_self(&known, &drawn.tokens)?;
+        match (own, self.measure) {
+            (Some(own), _) => self.add(log_probability(&own, &token)?)?,
+            (None, Measure::Known) => {
+                self.add(log_probability(&logits, &token)?.f_masked_fill(&known.f_logical_not()?, 0.0)?)?;
+            }
+            (None, _) => {}
         }
+        self.put(token, drawn.sound)
+    }
+
+    /// The next token of all rows, and whether its logits were sound.
+    fn put(&mut self, token: Tensor, sound: Tensor) -> Result<(), TchError> {
         self.tokens.push(token);
-        self.sound = Some(add(self.sound.take(), drawn.sound)?);
+        self.sound = Some(add(self.sound.take(), sound)?);
+        Ok(())
+    }
+
+    fn add(&mut self, log: Tensor) -> Result<(), TchError> {
+        self.likelihood = Some(add(self.likelihood.take(), log)?);
         Ok(())
     }
 
@@ -277,26 +317,16 @@ impl<'a> Pen<'a> {
 }
 
 /// A sum so far and what comes to it.
-fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
+pub(super) fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
     match sum {
         Some(sum) => sum.f_add(&more),
         None => Ok(more),
     }
 }
 
-/// The uniform number of each token of each visit: float64 `[visits, tokens, batch]`, uploaded once.
-fn uniforms(walk: &Walk, device: Device) -> Result<Tensor, TchError> {
-    let tokens = walk.windows.tokens() as u32;
-    let mut values = Vec::with_capacity(walk.visits.len() * walk.rows.len() * tokens as usize);
-    for visit in &walk.visits {
-        let scale = u16::try_from(visit.scale).unwrap_or(u16::MAX);
-        let rows: Vec<_> = walk.rows.iter().map(|row| row.key.at(scale, visit.pass)).collect();
-        for position in 0..tokens {
-            values.extend(rows.iter().map(|row| row.uniform(Purpose::Token, position)));
-        }
-    }
-    let shape = [walk.visits.len() as i64, i64::from(tokens), walk.rows.len() as i64];
-    Tensor::f_from_slice(&values)?.f_view(shape)?.f_to_device(device)?.f_to_kind(Kind::Double)
+/// The log-probability of `tokens` `[batch]` by `logits` `[batch, K]`: float64 `[batch]`.
+fn log_probability(logits: &Tensor, tokens: &Tensor) -> Result<Tensor, TchError> {
+    logits.f_log_softmax(-1, Kind::Double)?.f_gather(-1, &tokens.f_unsqueeze(1)?, false)?.f_squeeze_dim(1)
 }
 
 /// Brings grids and flags to the CPU in one copy: the only wait for the device.

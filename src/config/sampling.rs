@@ -121,6 +121,10 @@ pub struct EditSection {
     /// How often each scale is run: a number, or a list from scale 1 up. Left out: as the authors do.
     #[serde(skip_serializing_if = "PerScale::is_empty")]
     pub repeats: PerScale<u32>,
+    /// How many candidates each pass draws, of which one stays by how well the known tokens fit it: a number, or a list from scale 1
+    /// up. Left out: one.
+    #[serde(skip_serializing_if = "PerScale::is_empty")]
+    pub candidates: PerScale<u32>,
     /// The scale to start from; the last one when left out. Lower scales change less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<u32>,
@@ -178,6 +182,7 @@ impl Default for EditSection {
             blend: true,
             feather: 0,
             repeats: PerScale::default(),
+            candidates: PerScale::default(),
             start: None,
             compat: "default".to_owned(),
         }

@@ -14,6 +14,17 @@ pub struct RowDraw {
     pub recorded: Arc<RowSettings>,
 }
 
+/// The settings of `section`, as the pipeline has them.
+pub fn lists(section: &SampleSection) -> SettingsLists {
+    SettingsLists {
+        temperature: section.temperature.0.clone(),
+        top_k: section.top_k.0.clone(),
+        top_p: section.top_p.0.clone(),
+        guidance: section.guidance.0.clone(),
+        greedy: section.greedy,
+    }
+}
+
 /// Makes the settings of the rows of one run.
 #[derive(Clone, Debug)]
 pub struct RunSettings {
@@ -28,20 +39,13 @@ pub struct RunSettings {
 impl RunSettings {
     /// The settings of `section` for a chain.
     pub fn new(section: &SampleSection, config: &ChainConfig, compat: Compat) -> RunSettings {
-        let usual = SettingsLists {
-            temperature: section.temperature.0.clone(),
-            top_k: section.top_k.0.clone(),
-            top_p: section.top_p.0.clone(),
-            guidance: section.guidance.0.clone(),
-            greedy: section.greedy,
-        };
         // The authors' encoder-decoders take no temperature.
         let tepid = |scale| {
             let network = config.network(scale).map(|network| &network.network);
             compat == Compat::Authors && !matches!(network, Some(NetworkConfig::Gpt(_)))
         };
         let tepid = (1..=config.scales()).map(tepid).collect();
-        RunSettings { usual, condition: config.condition, codes: config.codebook_size, tepid }
+        RunSettings { usual: lists(section), condition: config.condition, codes: config.codebook_size, tepid }
     }
 
     /// The settings of rows that say nothing of their own.

@@ -147,6 +147,9 @@ pub struct EditSelection {
     pub white: String,
     /// How often each scale is run, from scale 1 to T.
     pub repeats: Vec<u32>,
+    /// How many candidates each pass draws, from scale 1 to T; one each where it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<u32>,
     /// The scale the chain starts from.
     pub start: u32,
     /// What is drawn anew: `inpaint`, `outpaint`, `upper-half` or `lower-half`.

@@ -219,7 +219,8 @@ fn what_the_user_got_wrong_is_one_sentence() {
     edits.refused(&["edit.count=0"], "edit.count must be 1 or more");
     edits.refused(&["edit.blend=false", "edit.feather=2"], "edit.feather needs edit.blend = true");
     edits.refused(&["edit.prompt=a fox"], "edit.prompt is given, but the chain is not conditioned on text");
-    edits.refused(&["choose.scorer=likelihood", "choose.draw=2"], "compares whole images");
+    edits.refused(&["edit.candidates=[1, 2, 3]"], "edit.candidates lists 3 values");
+    edits.refused(&["edit.candidates=0"], "candidates = 0 at scale 1: it must be 1 to 4096");
     edits.refused(&["image.size=64"], "chain.grid = [8, 8], but images of 64x64 pixels have 16x16 tokens");
     edits.refused(&["image.flip=both"], "edit takes one crop of an image");
     edits.refused(&["edit.masks=nowhere"], "nowhere");

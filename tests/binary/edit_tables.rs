@@ -296,3 +296,24 @@ fn edits_are_chosen_among() {
         assert!((brightness - highest).abs() < 1e-4, "{brightness} {highest}");
     }
 }
+
+/// Without a module: by how likely the chain takes the finished images; each pass keeps one of several candidates.
+#[test]
+fn edits_are_chosen_by_likelihood_from_several_candidates() {
+    let edits = Edits::new(unconditional(), "");
+    mask(&edits.mask("3.bmp"), (SIDE, SIDE + 1), |_, _| true);
+    let settings = ["choose.scorer=likelihood", "choose.draw=3", "run.max_reject_fraction=0.5"];
+    let best = edits.draw("best", &settings);
+    let all = edits.draw("all", &[&settings[..], &["choose.rejected=keep"]].concat());
+    assert_eq!((best.len(), all.len()), (4, 12));
+    for (best, all) in best.iter().zip(all.chunks(3)) {
+        let highest = all.iter().map(|row| row.score.unwrap()).fold(f32::MIN, f32::max);
+        assert!(highest < 0.0, "a log-likelihood of many tokens");
+        assert_eq!((best.score, best.rank, best.accepted), (Some(highest), Some(0), true));
+        assert_eq!(&best.tokens, &all.iter().find(|row| row.score == best.score).unwrap().tokens);
+    }
+    let several = edits.draw("several", &[&settings[..], &["edit.candidates=[1, 5]"]].concat());
+    assert_ne!(several[0].tokens, best[0].tokens);
+    let identity = fs::read_to_string(edits.root.path().join("several/samples-manifest.json")).unwrap();
+    assert!(identity.contains("candidates"), "{identity}");
+}

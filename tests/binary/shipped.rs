@@ -21,7 +21,7 @@ fn the_shipped_chain_draws_what_captions_say() {
         seed: 1,
         device: DeviceChoice::Cpu,
         settings: SettingsLists { guidance: vec![1.5], ..SettingsLists::default() },
-        completing: Completing::default(),
+        completing: Completing { repeats: vec![1; 3], candidates: vec![1, 1, 48], draws: 2 },
     };
     let evaluation = evaluate(&options).unwrap();
     assert_eq!(evaluation.scales, 3);
@@ -30,4 +30,5 @@ fn the_shipped_chain_draws_what_captions_say() {
     assert!(evaluation.drawn.attributes >= 0.88, "{evaluation}");
     assert!(evaluation.bits_per_token <= 0.3, "{evaluation}");
     assert!(evaluation.lower.with_caption.shapes >= 0.8, "{evaluation}");
+    assert!(evaluation.upper.with_caption.shapes >= 0.45, "{evaluation}");
 }

@@ -90,7 +90,7 @@ fn repeats_noise_the_whole_grid_again() {
     let rows = edits(&chain, 20, |at| at < 32);
     let mut changed = [(0.0, 0.0); 2];
     for (compat, changed) in COMPATS.into_iter().zip(&mut changed) {
-        let options = EditOptions { compat, repeats: vec![2, 1, 1], start: None };
+        let options = EditOptions { compat, repeats: vec![2, 1, 1], ..EditOptions::default() };
         let steps = chain.edit_steps(&rows, &options, None).unwrap();
         let visited: Vec<(u32, u32)> = steps.iter().map(|step| (step.scale, step.pass)).collect();
         assert_eq!(visited, [(3, 0), (2, 0), (1, 0), (1, 1)]);
@@ -121,6 +121,23 @@ fn an_edit_may_start_from_the_image_noised_a_little() {
     let whole = chain.edit(&rows, &EditOptions { repeats: vec![1; 3], ..EditOptions::default() }).unwrap();
     let drawn = chain.sample(&plain_rows(chain.config(), 6)).unwrap();
     assert_eq!(whole, drawn, "an edit with nothing known is a sample");
+}
+
+#[test]
+fn the_first_candidate_is_the_plain_pass_and_where_nothing_is_known_any_will_do() {
+    let chain = chain(&three_scales(unconditional()));
+    let of = |candidates: u32| EditOptions { candidates: vec![candidates; 3], ..options(Compat::None) };
+    let rows = edits(&chain, 8, |at| at >= 3);
+    assert_eq!(chain.edit(&rows, &of(1)).unwrap(), chain.edit(&rows, &options(Compat::None)).unwrap());
+    let chosen = chain.edit(&rows, &of(6)).unwrap();
+    assert_ne!(chosen, chain.edit(&rows, &of(1)).unwrap());
+    for (chosen, row) in chosen.iter().zip(&rows) {
+        assert_eq!(chosen[3..], row.tokens[3..], "known tokens stay");
+    }
+    // A row's choice is its own.
+    assert_eq!(chain.edit(&rows[5..6], &of(6)).unwrap(), chosen[5..6]);
+    let open = edits(&chain, 8, |_| false);
+    assert_ne!(chain.edit(&open, &of(6)).unwrap(), chain.edit(&open, &of(1)).unwrap());
 }
 
 #[test]
@@ -164,6 +181,14 @@ fn what_does_not_fit_is_refused() {
             "repeats lists 2 values; give one for each scale, 3",
         ),
         (EditOptions { repeats: vec![1, 0, 1], ..options(Compat::None) }, "repeats = 0 at scale 2"),
+        (
+            EditOptions { candidates: vec![2], ..options(Compat::None) },
+            "candidates lists 1 values; give one for each scale, 3",
+        ),
+        (
+            EditOptions { candidates: vec![1, 1, 0], ..options(Compat::None) },
+            "candidates = 0 at scale 3: it must be 1 to 4096",
+        ),
         (EditOptions { repeats: vec![1, 1, 70_000], ..options(Compat::None) }, "repeats = 70000 at scale 3"),
     ];
     for (options, expected) in cases {

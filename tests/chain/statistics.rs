@@ -1,8 +1,10 @@
 //! What is drawn has the distribution the networks give it.
 
 use crate::exact::{after, chi_square, conditionals, counts, transitions};
-use crate::support::{all_grids, chain, config, encoder_decoder, gpt, number, plain_rows, row, unconditional};
-use imagebart::chain::{Chain, ChainConfig, Compat, EditOptions, EditRow, RowCondition, ScaleSettings};
+use crate::support::{all_grids, chain, config, encoder_decoder, gpt, number, plain_rows, row, unconditional, weights};
+use imagebart::chain::{Chain, ChainConfig, Compat, EditOptions, EditRow, RowCondition, ScaleConfig, ScaleSettings};
+use imagebart::torch::weights::Weights;
+use imagebart::transformer::Placement;
 
 const CODES: usize = 3;
 const TOKENS: usize = 3;
@@ -104,7 +106,7 @@ fn edits_have_the_distribution_the_editor_describes() {
             // The authors' clean tokens at level 1 give something else, and the test tells.
             let theirs = after(&first_level(&chain, 1.0), &denoise);
             assert!(chi_square(&counts, &theirs) > 2.0);
-            let options = EditOptions { compat: Compat::Authors, repeats: vec![1, 1], start: None };
+            let options = EditOptions { compat: Compat::Authors, repeats: vec![1, 1], ..EditOptions::default() };
             let agreement = chi_square(&edited(&chain, options), &theirs);
             assert!(agreement < 1.0, "authors: chi-square is {agreement:.2} of its critical value");
         }
@@ -112,7 +114,51 @@ fn edits_have_the_distribution_the_editor_describes() {
     }
 }
 
-/// The first token of every edited image, which is known.
+/// A known token that one before it is drawn without.
+const BEHIND: u16 = 2;
+
+/// Two candidates of a pass with one known token: each pair is drawn, and one of the two stays in proportion to the
+/// probability of the known token behind it.
+#[test]
+fn of_two_candidates_one_stays_by_what_is_known_behind_it() {
+    // Less sure of its tokens than the others, so that several candidates come about.
+    let blunt = |network: &ScaleConfig| {
+        let mut tensors = weights(network)?.into_tensors();
+        let head = tensors.get_mut("head.weight").expect("a head");
+        *head = &*head * 0.3;
+        Ok(Weights::from_tensors("blunt weights", tensors)?)
+    };
+    let config = config(CODES as u32, [1, TOKENS as u32], vec![gpt()], unconditional());
+    let chain = Chain::new(config, Placement::cpu(), blunt).unwrap();
+    let conditionals = conditionals(&chain, 1);
+    let given = [None, Some(BEHIND), None];
+    let drawn = transitions(&conditionals, &given, CODES).remove(0);
+    let weights: Vec<f64> = conditionals[0].iter().map(|steps| steps[1]).collect();
+    let stays = |it: usize, other: usize| weights[it] / (weights[it] + weights[other]);
+    let against = |it: usize| (0..drawn.len()).map(|other| drawn[other] * stays(it, other)).sum::<f64>();
+    let expected: Vec<f64> = (0..drawn.len()).map(|it| 2.0 * drawn[it] * against(it)).collect();
+    let edit = |row| EditRow { row, tokens: vec![0, BEHIND, 0], known: vec![false, true, false] };
+    let counted = |candidates: u32| {
+        let options = EditOptions { candidates: vec![candidates], ..EditOptions::default() };
+        let rows: Vec<EditRow> = plain_rows(chain.config(), DRAWS).into_iter().map(edit).collect();
+        let grids: Vec<Vec<u16>> = rows.chunks(1000).flat_map(|rows| chain.edit(rows, &options).unwrap()).collect();
+        counts(&grids, CODES, CODES.pow(TOKENS as u32))
+    };
+    let agreement = chi_square(&counted(2), &expected);
+    assert!(agreement < 1.0, "chi-square is {agreement:.2} of its critical value");
+    let alone = counted(1);
+    assert!(chi_square(&alone, &drawn) < 1.0);
+    let told = chi_square(&alone, &expected);
+    assert!(told > 2.0, "one candidate is told from two: {told:.2}");
+    // Many come near to the distribution given the known token.
+    let all: f64 = drawn.iter().zip(&weights).map(|(drawn, weight)| drawn * weight).sum();
+    let posterior: Vec<f64> = drawn.iter().zip(&weights).map(|(drawn, weight)| drawn * weight / all).collect();
+    let many = counted(64);
+    let (near, far) = (chi_square(&many, &posterior), chi_square(&many, &drawn));
+    assert!(near < 1.0 && far > 2.0, "{near:.2} {far:.2}");
+}
+
+/// The token of every edited image that is known.
 const KNOWN: u16 = 2;
 
 /// How often edits give each grid.

@@ -1,12 +1,13 @@
 //! The bound of a tiny chain, against its definition summed over everything that can happen.
 
 use super::support::{all_grids, encoder_decoder, gpt, unconditional, weights};
-use imagebart::chain::{Chain, ChainConfig, Noised};
+use imagebart::chain::{Chain, ChainConfig, Noised, Row, RowCondition, SampleError, ScaleSettings};
 use imagebart::config::{ChainSection, ScheduleValue};
 use imagebart::evaluate::Likelihood;
 use imagebart::random::RowKey;
 use imagebart::training::{Batch, Conditioning, Position};
 use imagebart::transformer::{ConditionIds, Placement, Source};
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 type Error = Box<dyn std::error::Error>;
@@ -135,5 +136,37 @@ fn draws_estimate_the_bound() -> Result<(), Error> {
     for (alone, all) in alone.iter().zip(&terms) {
         assert!((alone[0] - all[7]).abs() < 1e-4);
     }
+    Ok(())
+}
+
+/// What edits are chosen by: the same terms, summed in nats, of rows as a sampler has them, whatever they were drawn with.
+#[test]
+fn finished_images_are_scored_by_the_bound() -> Result<(), Error> {
+    let (chain, conditioning) = (chain()?, Conditioning::None);
+    let paths: Vec<RowKey> = (0..5).map(|row| RowKey::new(3, "bits", row, 0)).collect();
+    let grids = [[2u16, 1], [0, 0], [1, 2], [2, 2], [0, 1]];
+    let batch = Batch {
+        position: Position::default(),
+        tokens: grids.concat(),
+        labels: vec![None; 5],
+        captions: vec![None; 5],
+        rows: paths.clone(),
+    };
+    let terms = Likelihood::new(&chain, &conditioning)?.terms(&batch)?;
+    let settings: Arc<[ScaleSettings]> =
+        vec![ScaleSettings { temperature: 0.3, top_k: Some(1), ..ScaleSettings::default() }; SCALES as usize].into();
+    let row = |number| Row {
+        key: RowKey::new(9, "others", number, 0),
+        condition: RowCondition::None,
+        settings: settings.clone(),
+    };
+    let slices: Vec<&[u16]> = grids.iter().map(|grid| grid.as_slice()).collect();
+    let bounds = chain.bound(&(0..5).map(row).collect::<Vec<_>>(), &slices, &paths)?;
+    for (number, bound) in bounds.iter().enumerate() {
+        let expected = terms.iter().map(|scale| scale[number]).sum::<f64>() * std::f64::consts::LN_2;
+        assert!((bound - expected).abs() < 1e-5, "{bound}, expected {expected}");
+    }
+    let refused = chain.bound(&[row(0)], &slices[..1], &paths).unwrap_err();
+    assert!(matches!(refused, SampleError::Rows { rows: 1, grids: 5 }), "{refused}");
     Ok(())
 }

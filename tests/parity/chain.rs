@@ -206,7 +206,7 @@ pub fn inpaint(fixture: &mut Fixture) -> Outcome {
     let repeats = fixture.config.get("chains").and_then(Value::as_array).ok_or("no chains")?;
     let repeats: Vec<u32> = repeats.iter().filter_map(Value::as_u64).map(|passes| passes as u32).collect();
     let noise = noise(fixture, &repeats)?;
-    let options = EditOptions { compat: Compat::Authors, repeats: repeats.clone(), start: None };
+    let options = EditOptions { compat: Compat::Authors, repeats: repeats.clone(), ..EditOptions::default() };
     let steps = models.chain.edit_steps(&rows, &options, Some(noise))?;
     assert_eq!(steps.len() as u32, repeats.iter().sum::<u32>());
     fixture.equal("out.c_start", &tensor(&steps.first().ok_or("no steps")?.x_t))?;

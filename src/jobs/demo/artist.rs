@@ -24,6 +24,8 @@ use tch::Kind;
 pub struct Completing {
     /// Passes of each scale, from scale 1 up; none for [`Chain::default_repeats`].
     pub repeats: Vec<u32>,
+    /// Candidates of each scale's passes, from scale 1 up; none for one each.
+    pub candidates: Vec<u32>,
     /// So many completions of each picture are drawn, and the likeliest is kept (see [`Chain::bound`]). 0 is 1.
     pub draws: u64,
 }
@@ -110,7 +112,8 @@ impl Artist {
         let upper = (rows / 2 * columns) as usize;
         let known: Vec<bool> =
             (0..self.chain.config().tokens()).map(|token| (token < upper) == (given == Given::Upper)).collect();
-        let options = EditOptions { repeats: how.repeats.clone(), ..EditOptions::default() };
+        let options =
+            EditOptions { repeats: how.repeats.clone(), candidates: how.candidates.clone(), ..EditOptions::default() };
         let draws = how.draws.max(1);
         let all = torn.len() as u64 * draws;
         let mut best: Vec<(Vec<u16>, f64)> = Vec::with_capacity(torn.len());

@@ -8,10 +8,10 @@ use super::scenes::{GROUND, Scene, Shape};
 use super::split::Split;
 use super::words::Caption;
 use super::{DemoError, DemoOptions};
-use crate::chain::SettingsLists;
 use crate::config::Pipeline;
 use crate::imaging::{Limits, Rgb, decode, encode_png, grid};
 use crate::jobs::gallery::{GalleryOptions, Table, gallery};
+use crate::jobs::row_settings::lists;
 use crate::jobs::sample::{SampleOptions, sample};
 use crate::jobs::{JobError, open_output};
 use crate::launch::Rank;
@@ -24,7 +24,11 @@ use tokio_util::sync::CancellationToken;
 /// Captions that are drawn.
 const CAPTIONS: u64 = 64;
 /// Pictures that are completed, from each half.
-const COMPLETED: usize = 16;
+const COMPLETED: usize = 8;
+
+/// Candidates of the last scale's pass, and completions of which the likeliest is shown.
+const CANDIDATES: u32 = 64;
+const DRAWS: u64 = 4;
 /// Pictures side by side: whole, torn and completed, four times.
 const COLUMNS: usize = 12;
 
@@ -82,7 +86,13 @@ fn score(row: &SampleRow) -> Result<Score, JobError> {
 /// Completes pictures from their lower and from their upper halves, and shows them.
 fn complete(pipeline: &Pipeline, options: &DemoOptions) -> Result<[Agreement; 2], JobError> {
     let device = options.device.resolve().map_err(|error| JobError::Usage(error.to_string()))?;
-    let artist = Artist::open(Path::new(&pipeline.chain.model), &device, &SettingsLists::default(), options.seed)?;
+    let settings = lists(&pipeline.sample);
+    let artist = Artist::open(Path::new(&pipeline.chain.model), &device, &settings, options.seed)?;
+    // The last scale draws the upper half without a look at the lower one: only among many does one fit.
+    let scales = artist.chain().config().scales() as usize;
+    let mut candidates = vec![1; scales];
+    candidates.last_mut().into_iter().for_each(|last| *last = CANDIDATES);
+    let how = Completing { repeats: vec![1; scales], candidates, draws: DRAWS };
     let mut torn: Vec<(Scene, Vec<Shape>)> = Vec::new();
     for scene in (0..512).map(|index| Scene::new(Split::Test, options.seed, index)) {
         let mut shapes = Vec::new();
@@ -106,7 +116,7 @@ fn complete(pipeline: &Pipeline, options: &DemoOptions) -> Result<[Agreement; 2]
     let mut sheet = Vec::new();
     let mut agreements = [Agreement::default(); 2];
     for (given, agreement) in [Given::Lower, Given::Upper].into_iter().zip(&mut agreements) {
-        let completed = artist.complete(&rows, given, &Completing::default())?;
+        let completed = artist.complete(&rows, given, &how)?;
         let readings: Result<Vec<_>, DemoError> = completed.iter().map(read).collect();
         let shapes = torn.iter().map(|(_, shapes)| shapes.as_slice());
         *agreement = Agreement::of(&readings.map_err(JobError::failed)?, shapes);

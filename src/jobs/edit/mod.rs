@@ -13,7 +13,7 @@ use super::JobError;
 use super::facts::Recorder;
 use super::model::{Developer, Painter};
 use super::running::{Running, unless_cancelled};
-use super::sample::{Choice, Finishing, Module, SampleOptions, SampleSummary, finish, on_threads};
+use super::sample::{Choice, Finishing, Module, SampleOptions, SampleSummary, Scorer, finish, on_threads};
 use super::sink::{Committed, Writer};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
@@ -83,6 +83,7 @@ async fn run(
     let (how, canvas, options) = (plan.preparation, plan.preparation.canvas, plan.options.clone());
     let input = (plan.pairs.clone(), plan.interpreter.clone());
     let (chain, developer) = painter.apart();
+    let likelihood = matches!(plan.scorer, Some(Scorer::Likelihood));
     let choice = plan.scorer.clone().map(|scorer| Choice::new(scorer, &pipeline.choose, dropped));
     let flow =
         Flow::source(&running.engine, "read", move |edit| how.cost(edit), move |out| read::read(input, units, out))
@@ -98,7 +99,7 @@ async fn run(
             .device(
                 "draw",
                 move || on_threads(settings.threads, chain),
-                move |chain, batch| stages::draw(chain, &canvas, &options, batch),
+                move |chain, batch| stages::draw(chain, &canvas, (&options, likelihood), batch),
             );
     let finishing = Finishing { developer: developer.with_grid(canvas.size()), module, choice, settings, format };
     let result = finishing.write(flow, &mut writer).await;

@@ -45,7 +45,7 @@ impl EditPlan {
         let preparation = preparation(pipeline, &model)?;
         let options = chain_options(section, &model)?;
         let size = preparation.canvas.times(preparation.factor).size();
-        let scorer = scorer(pipeline, &model, size)?;
+        let scorer = Scorer::open(&pipeline.choose, &model.directory.config().condition, size)?;
         let share = scorer.as_ref().map(|_| Share::new(&pipeline.choose));
         let (pairs, interpreter) = inputs(pipeline, &model, share).await?;
         let cutter = Cutter::new(pipeline.sample.unit_rows).whole(share.is_some());
@@ -61,6 +61,7 @@ impl EditPlan {
             preprocessing: Preprocessing { trim: None, ..preprocessing(pipeline) },
             white: section.white.clone(),
             repeats: options.repeats.clone(),
+            candidates: if options.has_candidates() { options.candidates.clone() } else { Vec::new() },
             start: options.start.unwrap_or_else(|| model.directory.config().scales()),
             mode: section.mode.clone(),
             margins: section.margins,
@@ -153,8 +154,9 @@ fn margins(section: &EditSection, factor: u32) -> Result<[u32; 4], JobError> {
 /// How the chain goes about it.
 fn chain_options(section: &EditSection, model: &Model) -> Result<EditOptions, JobError> {
     let config = model.directory.config();
-    let repeats = repeats(&section.repeats.0, config.scales())?;
-    let options = EditOptions { compat: model.compat, repeats, start: section.start };
+    let repeats = per_scale("repeats", &section.repeats.0, config.scales())?;
+    let candidates = per_scale("candidates", &section.candidates.0, config.scales())?;
+    let options = EditOptions { compat: model.compat, repeats, candidates, start: section.start };
     let options = options
         .resolve(config, model.directory.schedule())
         .map_err(|error| JobError::Usage(format!("[edit]: {error}")))?;
@@ -167,29 +169,17 @@ fn chain_options(section: &EditSection, model: &Model) -> Result<EditOptions, Jo
     }
 }
 
-/// Passes of each scale; empty where nobody says.
-fn repeats(given: &[u32], scales: u32) -> Result<Vec<u32>, JobError> {
+/// A value for each scale; empty where nobody says.
+fn per_scale(key: &str, given: &[u32], scales: u32) -> Result<Vec<u32>, JobError> {
     match given {
         [one] => Ok(vec![*one; scales as usize]),
         [] => Ok(Vec::new()),
         _ if given.len() == scales as usize => Ok(given.to_vec()),
         _ => Err(JobError::Usage(format!(
-            "edit.repeats lists {} values; give one for all scales, or {scales}: from scale 1 to scale {scales}",
+            "edit.{key} lists {} values; give one for all scales, or {scales}: from scale 1 to scale {scales}",
             given.len()
         ))),
     }
-}
-
-/// What chooses among the images that are drawn over one.
-fn scorer(pipeline: &Pipeline, model: &Model, size: (u32, u32)) -> Result<Option<Scorer>, JobError> {
-    let scorer = Scorer::open(&pipeline.choose, &model.directory.config().condition, size)?;
-    if let Some(Scorer::Likelihood) = scorer {
-        return Err(JobError::Usage(
-            "choose.scorer = \"likelihood\" compares whole images; of an edit only a part is drawn: take a module"
-                .to_owned(),
-        ));
-    }
-    Ok(scorer)
 }
 
 /// The images and masks, and what is asked of the chain for each.
@@ -287,6 +277,10 @@ impl fmt::Display for Description<'_> {
         }
         let passes: Vec<String> = edit.repeats.iter().map(u32::to_string).collect();
         writeln!(f, "passes     {} from scale 1 up, starting at scale {}", passes.join(", "), edit.start)?;
+        if !edit.candidates.is_empty() {
+            let candidates: Vec<String> = edit.candidates.iter().map(u32::to_string).collect();
+            writeln!(f, "candidates {} of each pass, from scale 1 up", candidates.join(", "))?;
+        }
         writeln!(f, "rows       {} to draw, {} prompts cut", survey.draws, survey.cut)?;
         writeln!(f, "units      {} for this process, {} to do", pending.own(), pending.units.len())?;
         writeln!(f, "output     {}", pipeline.output.url)

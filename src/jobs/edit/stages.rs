@@ -6,6 +6,7 @@ use crate::chain::{Chain, EditOptions, EditRow, Row};
 use crate::flow::BoxError;
 use crate::jobs::model::{Developer, stopped};
 use crate::jobs::sample::{Draw, Sketch};
+use crate::random::RowKey;
 use std::sync::Arc;
 
 /// An image to draw over another, whose tokens are known.
@@ -41,11 +42,12 @@ struct Board {
     known: Vec<bool>,
 }
 
-/// A batch of images to what is drawn over them, window by window of the canvas.
+/// A batch of images to what is drawn over them, window by window of the canvas. With `likelihood` they are scored by minus the
+/// [bound](Chain::bound) of the windows in which anything was drawn, all edits of an image noised alike.
 pub(super) fn draw(
     chain: &Chain,
     canvas: &Canvas,
-    options: &EditOptions,
+    (options, likelihood): (&EditOptions, bool),
     batch: Vec<Encoded>,
 ) -> Result<Vec<Sketch>, BoxError> {
     let board = |item: &Encoded| Board {
@@ -53,6 +55,7 @@ pub(super) fn draw(
         known: canvas.place(&item.ready.known, 1, false),
     };
     let mut boards: Vec<Board> = batch.iter().map(board).collect();
+    let mut scores = vec![0.0f64; batch.len()];
     let condition = chain.config().condition;
     for (number, window) in (0u32..).zip(canvas.windows()) {
         let row = |(Encoded { draw, .. }, board): (&Encoded, &Board)| EditRow {
@@ -68,19 +71,27 @@ pub(super) fn draw(
         if rows.iter().all(|row| row.known.iter().all(|&known| known)) {
             continue;
         }
-        let drawn = chain.edit(&rows, options).map_err(|error| {
+        let failed = |error| {
             let unit = batch.first().map_or("", |item| item.draw.unit.name.as_str());
             stopped(error, unit, &batch.iter().map(|item| item.draw.key.as_str()).collect::<Vec<_>>())
-        })?;
+        };
+        let drawn = chain.edit(&rows, options).map_err(failed)?;
+        if likelihood {
+            let paths: Vec<RowKey> = batch.iter().map(|item| item.ready.key).collect();
+            let rows: Vec<Row> = rows.into_iter().map(|edit| edit.row).collect();
+            let grids: Vec<&[u16]> = drawn.iter().map(Vec::as_slice).collect();
+            let bounds = chain.bound(&rows, &grids, &paths).map_err(failed)?;
+            scores.iter_mut().zip(bounds).for_each(|(score, bound)| *score -= bound);
+        }
         for (board, drawn) in boards.iter_mut().zip(drawn) {
             canvas.put(&mut board.known, window, &vec![true; drawn.len()], 1);
             canvas.put(&mut board.tokens, window, &drawn, 1);
         }
     }
-    let sketches = batch.into_iter().zip(boards).map(|(item, board)| Sketch {
+    let sketches = batch.into_iter().zip(boards).zip(scores).map(|((item, board), score)| Sketch {
         draw: item.draw,
         tokens: board.tokens,
-        score: None,
+        score: likelihood.then_some(score),
         source: Some(item.ready.source.clone()),
     });
     Ok(sketches.collect())
