@@ -334,6 +334,16 @@ impl ModelDirectory {
     pub fn load(&self, placement: Placement) -> Result<Chain, ModelError> {
         Chain::load(self, placement)
     }
+
+    /// Loads the chain in parts: of scale t, at index t - 1, one that has the network of this scale alone, where `placement` says. A
+    /// network that serves several scales is placed for each of them. A part draws with [`SampleOptions`](super::SampleOptions) whose
+    /// start and end are its scale.
+    ///
+    /// # Errors
+    /// As of [`load`](ModelDirectory::load).
+    pub fn load_apart(&self, placement: impl Fn(u32) -> Placement) -> Result<Vec<Chain>, ModelError> {
+        Chain::load_apart(self, placement)
+    }
 }
 
 /// The fingerprint of a chain from those of its weights and the text tokenizer's bytes.

@@ -26,6 +26,10 @@ pub enum SampleError {
     Token { row: usize, token: u16, codes: u32 },
     #[error("scale {scale} is not one of the chain's, 1 to {scales}")]
     Scale { scale: u32, scales: u32 },
+    #[error("the scale to end with, {end}, must be 1 to {start}, the one to start with")]
+    End { end: u32, start: u32 },
+    #[error("the network of scale {scale} is not in this part of the chain")]
+    Elsewhere { scale: u32 },
     #[error(
         "a grid of {} × {} tokens is smaller than {} × {}, the one the chain was trained for: only larger ones can be drawn",
         grid.0, grid.1, trained.0, trained.1

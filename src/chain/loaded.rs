@@ -11,8 +11,8 @@ use crate::transformer::{Network, Placement};
 pub struct Chain {
     config: ChainConfig,
     schedule: Schedule,
-    /// As in the description: one may serve several scales.
-    networks: Vec<Network>,
+    /// As in the description: one may serve several scales. Of a part of a chain, those that are its own.
+    networks: Vec<Option<Network>>,
     placement: Placement,
     fingerprint: String,
 }
@@ -43,6 +43,35 @@ impl Chain {
         Ok(Chain { config, schedule, networks, placement, fingerprint })
     }
 
+    /// The chain of a model directory in parts: scale by scale from 1 up, each with the network of that scale alone.
+    pub(super) fn load_apart(
+        directory: &ModelDirectory,
+        placement: impl Fn(u32) -> Placement,
+    ) -> Result<Vec<Chain>, ModelError> {
+        let (config, schedule) = (directory.config(), directory.schedule());
+        let mut parts: Vec<Vec<Option<Network>>> =
+            (1..=config.scales()).map(|_| config.networks.iter().map(|_| None).collect()).collect();
+        let mut fingerprints = Vec::with_capacity(config.networks.len());
+        for (index, network) in config.networks.iter().enumerate() {
+            let weights = directory.load_weights(network)?;
+            for &scale in &network.scales {
+                let own = parts.get_mut(scale as usize - 1).and_then(|part| part.get_mut(index));
+                own.map(|own| place(network, &weights, schedule, placement(scale)).map(|network| *own = Some(network)))
+                    .transpose()?;
+            }
+            fingerprints.push(weights.fingerprint().to_owned());
+        }
+        let fingerprint = directory.combined_fingerprint(&fingerprints)?;
+        let chain = |(scale, networks)| Chain {
+            config: config.clone(),
+            schedule: schedule.clone(),
+            networks,
+            placement: placement(scale),
+            fingerprint: fingerprint.clone(),
+        };
+        Ok((1..).zip(parts).map(chain).collect())
+    }
+
     /// The chain's description.
     pub fn config(&self) -> &ChainConfig {
         &self.config
@@ -63,10 +92,10 @@ impl Chain {
         &self.fingerprint
     }
 
-    /// The network of `scale` (1..=T).
+    /// The network of `scale` (1..=T); of a part of a chain, that of its own scale.
     pub fn network(&self, scale: u32) -> Option<&Network> {
         let index = self.config.networks.iter().position(|network| network.scales.contains(&scale))?;
-        self.networks.get(index)
+        self.networks.get(index)?.as_ref()
     }
 }
 
@@ -77,15 +106,23 @@ fn networks(
     schedule: &Schedule,
     placement: Placement,
     weights: Weighing,
-) -> Result<(Vec<Network>, Vec<String>), ModelError> {
+) -> Result<(Vec<Option<Network>>, Vec<String>), ModelError> {
     let mut networks = Vec::with_capacity(config.networks.len());
     let mut fingerprints = Vec::with_capacity(config.networks.len());
     for network in &config.networks {
         let weights = weights(network)?;
-        let origin = || weights.origin().to_owned();
-        let built = Network::load(&network.network, &weights, schedule.alphas(), placement);
-        networks.push(built.map_err(|source| ModelError::Network { origin: origin(), source: Box::new(source) })?);
+        networks.push(Some(place(network, &weights, schedule, placement)?));
         fingerprints.push(weights.fingerprint().to_owned());
     }
     Ok((networks, fingerprints))
+}
+
+fn place(
+    network: &ScaleConfig,
+    weights: &Weights,
+    schedule: &Schedule,
+    placement: Placement,
+) -> Result<Network, ModelError> {
+    let failed = |source| ModelError::Network { origin: weights.origin().to_owned(), source: Box::new(source) };
+    Network::load(&network.network, weights, schedule.alphas(), placement).map_err(failed)
 }

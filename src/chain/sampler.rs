@@ -13,6 +13,8 @@ pub struct SampleOptions<'a> {
     pub compat: Compat,
     /// Where to enter the chain; pure noise at the last scale when left out.
     pub start: Option<Start<'a>>,
+    /// The last scale t whose network runs, so that x_{t-1} is drawn; 1 when left out.
+    pub end: Option<u32>,
     /// A grid larger than the chain's; the chain's own when left out.
     pub large: Option<LargeGrid>,
 }
@@ -81,6 +83,10 @@ impl Chain {
             }
             Some(start) => (start.scale, Some(self.grids("the grid to start from", start.grids, windows.tokens())?)),
         };
+        let end = options.end.unwrap_or(1);
+        if !(1..=first).contains(&end) {
+            return Err(SampleError::End { end, start: first });
+        }
         if rows.is_empty() {
             return Ok(Walked::default());
         }
@@ -88,8 +94,10 @@ impl Chain {
             Some(grids) => grids,
             None => self.noise(&rows, windows.tokens())?,
         };
-        let visits =
-            (1..=first).rev().map(|scale| Visit { scale, pass: 0, noise: None, known: None, candidates: 1 }).collect();
+        let visits = (end..=first)
+            .rev()
+            .map(|scale| Visit { scale, pass: 0, noise: None, known: None, candidates: 1 })
+            .collect();
         self.walk(&Walk { rows: &rows, windows, start, visits, compat: options.compat, likelihood }, trace)
     }
 

@@ -156,7 +156,11 @@ impl Chain {
     }
 
     pub(super) fn no_scale(&self, scale: u32) -> SampleError {
-        SampleError::Scale { scale, scales: self.config().scales() }
+        let scales = self.config().scales();
+        match (1..=scales).contains(&scale) {
+            true => SampleError::Elsewhere { scale },
+            false => SampleError::Scale { scale, scales },
+        }
     }
 
     /// The rows at each scale that is visited.

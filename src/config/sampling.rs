@@ -37,6 +37,10 @@ pub struct SampleSection {
     pub batch_size: Auto<u32>,
     /// Arithmetic of the chain's networks: `fp32`, `bf16`, or `auto`: fp32 on the CPU, bf16 on CUDA.
     pub dtype: Auto<DType>,
+    /// A device for each scale, from scale 1 up, as `--device` names them: while a batch is at one scale, the batch behind it is at the
+    /// scale before. All scales share one device when left out. Changes no bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<String>,
     /// Divides the logits; 1 when left out. A number, or a list from scale 1 up, as the three below.
     #[serde(skip_serializing_if = "PerScale::is_empty")]
     pub temperature: PerScale<f32>,
@@ -77,6 +81,7 @@ impl Default for SampleSection {
             stride: None,
             batch_size: Auto::Auto,
             dtype: Auto::Auto,
+            devices: Vec::new(),
             temperature: PerScale::default(),
             top_k: PerScale::default(),
             top_p: PerScale::default(),

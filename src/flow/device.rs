@@ -1,5 +1,6 @@
 //! The device stage: one OS thread that owns a model and the device it lives on.
 
+use super::budget::Hold;
 use super::engine::{Core, Flow, Run, Starter};
 use super::error::{BoxError, FlowError};
 use super::event::{Event, Inlet, Mark, Outlet, Parcel, channel};
@@ -28,18 +29,53 @@ where
     }
 
     /// As [`Flow::device`], for a `step` that may reject single rows of a batch.
-    pub fn device_rows<S, T2, I, F>(self, name: &'static str, init: I, step: F) -> Flow<U, T2, R>
+    pub fn device_rows<S, T2, I, F>(self, name: &'static str, init: I, mut step: F) -> Flow<U, T2, R>
     where
         T2: Send + 'static,
         I: FnOnce() -> Result<S, BoxError> + Send + 'static,
         F: FnMut(&mut S, Vec<T>) -> Result<Vec<Result<T2, R>>, BoxError> + Send + 'static,
     {
-        let Flow { core, inlet, queue, mut starters, width, held } = self;
-        let stage = core.add_stage(Stage::new(name, Kind::Device, 1, Some(queue)));
         // Room for the rows of a batch and the one before, so that the device does not wait for a sink that is busy with
         // the last batch.
-        let room = usize::try_from(width.saturating_mul(2)).unwrap_or(usize::MAX).min(MAX_ROOM);
-        let (outlet, output, queue) = channel(&core, core.config.capacity.max(room));
+        let room = usize::try_from(self.width.saturating_mul(2)).unwrap_or(usize::MAX).min(MAX_ROOM);
+        let room = self.core.config.capacity.max(room);
+        let flow = self.device_events(name, room, init, move |state, parcel, meter| {
+            let (rows, hold) = compute(parcel, meter, |batch| step(state, batch))?;
+            let event = |(result, hold)| match result {
+                Ok(row) => Event::Row(Parcel::new(row, hold)),
+                Err(reject) => Event::Mark(Mark::Reject(reject)),
+            };
+            let holds = hold.split(rows.len());
+            Ok(rows.into_iter().zip(holds).map(event).collect())
+        });
+        // Taken apart, each row has its own bytes again.
+        Flow { width: 1, ..flow }
+    }
+
+    /// As [`Flow::device`], for one of several devices in a row: its batches go on to the next one whole, of which one at most waits
+    /// there.
+    pub fn device_batches<S, T2, I, F>(self, name: &'static str, init: I, mut step: F) -> Flow<U, Vec<T2>, R>
+    where
+        T2: Send + 'static,
+        I: FnOnce() -> Result<S, BoxError> + Send + 'static,
+        F: FnMut(&mut S, Vec<T>) -> Result<Vec<T2>, BoxError> + Send + 'static,
+    {
+        self.device_events(name, 1, init, move |state, parcel, meter| {
+            let (batch, hold) = compute(parcel, meter, |batch| step(state, batch))?;
+            Ok(vec![Event::Row(Parcel::new(batch, hold))])
+        })
+    }
+
+    /// A device whose batches become events, of which `room` may wait for the next stage.
+    fn device_events<S, X, I, F>(self, name: &'static str, room: usize, init: I, step: F) -> Flow<U, X, R>
+    where
+        X: Send + 'static,
+        I: FnOnce() -> Result<S, BoxError> + Send + 'static,
+        F: FnMut(&mut S, Parcel<Vec<T>>, &Meter) -> Result<Vec<Event<U, X, R>>, FlowError> + Send + 'static,
+    {
+        let Flow { core, inlet, queue, mut starters, width, held } = self;
+        let stage = core.add_stage(Stage::new(name, Kind::Device, 1, Some(queue)));
+        let (outlet, output, queue) = channel(&core, room);
         let start = Box::new(move |run: &mut Run| {
             let ready = run.wait_for();
             let ends = Ends { core: run.core.clone(), inlet, outlet, meter: Meter::new(&run.core, &stage, 0) };
@@ -50,8 +86,7 @@ where
             });
         });
         starters.push(Starter { start, kind: Kind::Device });
-        // Taken apart, each row has its own bytes again.
-        Flow { core, inlet: output, queue, starters, width: 1, held }
+        Flow { core, inlet: output, queue, starters, width, held }
     }
 }
 
@@ -77,23 +112,23 @@ fn set_up<S>(
     }
 }
 
-struct Ends<U, T, T2, R> {
+struct Ends<U, T, X, R> {
     core: Arc<Core>,
     inlet: Inlet<Event<U, Vec<T>, R>>,
-    outlet: Outlet<Event<U, T2, R>>,
+    outlet: Outlet<Event<U, X, R>>,
     meter: Meter,
 }
 
-impl<U, T, T2, R> Ends<U, T, T2, R> {
+impl<U, T, X, R> Ends<U, T, X, R> {
     /// All batches, until the input ends.
     fn work<S, F>(&self, state: &mut S, mut step: F)
     where
-        F: FnMut(&mut S, Vec<T>) -> Result<Vec<Result<T2, R>>, BoxError>,
+        F: FnMut(&mut S, Parcel<Vec<T>>, &Meter) -> Result<Vec<Event<U, X, R>>, FlowError>,
     {
         while let Some(event) = self.inlet.recv(&self.meter) {
             let sent = match event {
                 Event::Mark(mark) => self.outlet.send(Event::Mark(mark), &self.meter),
-                Event::Row(parcel) => match self.run(parcel, |batch| step(state, batch)) {
+                Event::Row(parcel) => match step(state, parcel, &self.meter) {
                     Ok(events) => events.into_iter().try_for_each(|event| self.outlet.send(event, &self.meter)),
                     Err(error) => return self.core.fail(error),
                 },
@@ -103,29 +138,25 @@ impl<U, T, T2, R> Ends<U, T, T2, R> {
             }
         }
     }
+}
 
-    /// One batch: what its rows became, each with its own bytes of the budget.
-    fn run(
-        &self,
-        parcel: Parcel<Vec<T>>,
-        step: impl FnOnce(Vec<T>) -> Result<Vec<Result<T2, R>>, BoxError>,
-    ) -> Result<Vec<Event<U, T2, R>>, FlowError> {
-        let stage = self.meter.stage();
-        let (batch, hold) = parcel.open();
-        let given = batch.len();
-        self.meter.enter(State::Busy);
-        let results = step(batch);
-        self.meter.enter(State::Blocked);
-        let results = results.map_err(|source| FlowError::Failed { stage, source })?;
-        if results.len() != given {
-            let message = format!("it was given a batch of {given} rows and returned {}", results.len());
-            return Err(FlowError::Protocol { stage, message });
-        }
-        self.meter.count(given);
-        let event = |(result, hold)| match result {
-            Ok(row) => Event::Row(Parcel::new(row, hold)),
-            Err(reject) => Event::Mark(Mark::Reject(reject)),
-        };
-        Ok(results.into_iter().zip(hold.split(given)).map(event).collect())
+/// What the rows of a batch became, one each, and the bytes of the budget they hold together.
+fn compute<T, X>(
+    parcel: Parcel<Vec<T>>,
+    meter: &Meter,
+    step: impl FnOnce(Vec<T>) -> Result<Vec<X>, BoxError>,
+) -> Result<(Vec<X>, Hold), FlowError> {
+    let stage = meter.stage();
+    let (batch, hold) = parcel.open();
+    let given = batch.len();
+    meter.enter(State::Busy);
+    let results = step(batch);
+    meter.enter(State::Blocked);
+    let results = results.map_err(|source| FlowError::Failed { stage, source })?;
+    if results.len() != given {
+        let message = format!("it was given a batch of {given} rows and returned {}", results.len());
+        return Err(FlowError::Protocol { stage, message });
     }
+    meter.count(given);
+    Ok((results, hold))
 }

@@ -168,9 +168,22 @@ impl Model {
 
     /// Loads the weights of all scales and of the tokenizer.
     pub fn load(&self) -> Result<Painter, JobError> {
-        let placement = Placement { device: self.device.device, kind: kind(self.dtype) };
-        let chain = self.directory.load(placement).map_err(refused)?;
-        Ok(Painter { chain, developer: self.load_developer()? })
+        Ok(Painter { chain: self.load_chain()?, developer: self.load_developer()? })
+    }
+
+    /// Loads the weights of all scales.
+    pub fn load_chain(&self) -> Result<Chain, JobError> {
+        self.directory.load(self.placement(&self.device)).map_err(refused)
+    }
+
+    /// Loads the weights of each scale onto a device of its own, of `devices` from scale 1 up.
+    pub fn load_apart(&self, devices: &[DeviceInUse]) -> Result<Vec<Chain>, JobError> {
+        let device = |scale: u32| devices.get(scale as usize - 1).unwrap_or(&self.device);
+        self.directory.load_apart(|scale| self.placement(device(scale))).map_err(refused)
+    }
+
+    fn placement(&self, device: &DeviceInUse) -> Placement {
+        Placement { device: device.device, kind: kind(self.dtype) }
     }
 
     /// Loads the weights of the tokenizer alone.
@@ -182,14 +195,18 @@ impl Model {
         Ok(Developer::new(tokenizer, batch, self.directory.config().grid))
     }
 
-    /// What the rows of a run with the networks of `painter` have in common.
-    pub fn provenance(&self, painter: &Painter, selections: Selections) -> Provenance<SamplesIdentity> {
+    /// What the rows of a run with the chain of fingerprint `chain` and with `developer` have in common.
+    pub fn provenance(
+        &self,
+        (chain, developer): (&str, &Developer),
+        selections: Selections,
+    ) -> Provenance<SamplesIdentity> {
         let Selections { grid, rows, choose, large, tiles, edit } = selections;
         let codebook_size = self.directory.config().codebook_size;
         let identity = SamplesIdentity {
             format_version: FORMAT_VERSION,
-            tokenizer: painter.developer.fingerprint().to_owned(),
-            chain: painter.chain.fingerprint().to_owned(),
+            tokenizer: developer.fingerprint().to_owned(),
+            chain: chain.to_owned(),
             schedule: self.directory.schedule().cumulatives().to_vec(),
             settings: RowSettings::clone(&self.usual.recorded),
             compat: if self.compat == Compat::Authors { "authors" } else { "default" }.to_owned(),

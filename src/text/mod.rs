@@ -8,6 +8,7 @@
 //!   is unknown to it. The same captions in the same order give the same file.
 
 mod bpe;
+mod memo;
 mod tokenizer;
 mod words;
 

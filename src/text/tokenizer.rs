@@ -1,5 +1,6 @@
 //! A `tokenizer.json` and what it makes of captions.
 
+use super::memo::Memo;
 use super::{TextError, excerpt, start_of};
 use crate::digest::hex;
 use serde_json::Value;
@@ -7,6 +8,7 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokenizers::{Tokenizer, TruncationDirection};
 
 /// Longest `tokenizer.json` that is read.
@@ -27,6 +29,7 @@ pub struct TextTokenizer {
     bytes: Vec<u8>,
     vocabulary: i64,
     fingerprint: String,
+    memo: Option<Arc<Memo>>,
 }
 
 /// A caption as ids.
@@ -78,7 +81,8 @@ impl TextTokenizer {
             return Err(unfit(format!("its ids go up to {vocabulary}; 1 to {MAX_VOCABULARY} ids can be used")));
         }
         let fingerprint = fingerprint(&value);
-        Ok(TextTokenizer { tokenizer, path, bytes, vocabulary, fingerprint })
+        let memo = Memo::of(&value).map(Arc::new);
+        Ok(TextTokenizer { tokenizer, path, bytes, vocabulary, fingerprint, memo })
     }
 
     /// Where it came from.
@@ -115,6 +119,17 @@ impl TextTokenizer {
 
     /// The ids of a caption, cut to `length` but not filled up, and whether something was cut off.
     fn tokens(&self, text: &str, length: usize) -> Result<(Vec<u32>, bool), TextError> {
+        let Some(memo) = self.memo.as_ref().filter(|_| length > 0 && Memo::fits(text)) else {
+            return self.split(text, length);
+        };
+        let mut ids = memo.ids(text, length, |word| Ok(self.split(word, usize::MAX)?.0))?;
+        let cut = ids.len() > length;
+        ids.truncate(length);
+        Ok((ids, cut))
+    }
+
+    /// The same by the library alone.
+    fn split(&self, text: &str, length: usize) -> Result<(Vec<u32>, bool), TextError> {
         let wrong = |detail: String| TextError::Encode { path: self.path.clone(), caption: excerpt(text), detail };
         let special =
             self.tokenizer.get_post_processor().map_or(0, |post| tokenizers::PostProcessor::added_tokens(post, false));

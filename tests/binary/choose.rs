@@ -287,3 +287,38 @@ fn a_dry_run_estimates_what_a_run_will_take() {
     }
     assert!(!root.path().join("out").exists());
 }
+
+#[test]
+fn scales_on_devices_of_their_own_write_the_same_bytes() {
+    let root = tempdir().unwrap();
+    let file = prompted(root.path());
+    let csv = root.path().join("p.csv");
+    fs::write(&csv, "prompt,key,count,guidance\na red,a,5,\nsquare,b,2,2.5\na blue,c,6,\n").unwrap();
+    let csv = format!("sample.prompts={}", csv.display());
+    let (one, each) = (root.path().join("one"), root.path().join("each"));
+    let devices = "sample.devices=[\"cpu\", \"cpu\"]";
+    for choose in [&[][..], &[LIKELIHOOD, "choose.draw=9", "choose.rejected=keep"]] {
+        let settings = [&[csv.as_str(), "sample.unit_rows=8", "sample.batch_size=3"][..], choose].concat();
+        draw(&file, &one, &settings);
+        draw(&file, &each, &[&settings[..], &[devices]].concat());
+        assert_eq!(tables(&one), tables(&each));
+        let facts: serde_json::Value =
+            serde_json::from_slice(&fs::read(each.join("run-samples.json")).unwrap()).unwrap();
+        let stages: Vec<&str> =
+            facts["stages"].as_array().unwrap().iter().map(|stage| stage["stage"].as_str().unwrap()).collect();
+        assert!(stages.windows(2).any(|pair| pair == ["scale 2", "scale 1"]), "{stages:?}");
+        for out in [&one, &each] {
+            fs::remove_dir_all(out).unwrap();
+        }
+    }
+    let text = succeed(["sample", &file, "--set", &csv, "--set", devices, "--dry-run"]);
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("scale 1    on cpu: as asked\n") && text.contains("scale 2    on cpu"), "{text}");
+    let cases = [
+        ("sample.devices=[\"cpu\"]", "sample.devices has 1 devices, the chain 2 scales: give one for each"),
+        ("sample.devices=[\"cpu\", \"gpu\"]", "sample.devices: unknown device \"gpu\""),
+    ];
+    for (devices, expected) in cases {
+        refused(root.path(), &file, &[&csv, devices], 2, expected);
+    }
+}

@@ -1,8 +1,8 @@
 //! Model directories: written, read back, and refused with a sentence.
 
-use crate::support::{classes, text, three_scales, unconditional, weights};
+use crate::support::{classes, config, encoder_decoder, gpt, row, text, three_scales, unconditional, weights};
 use imagebart::chain::directory::{CONFIG_FILE, SCALE_PREFIX};
-use imagebart::chain::{Chain, ChainConfig, ModelDirectory};
+use imagebart::chain::{Chain, ChainConfig, ModelDirectory, Row, RowCondition, SampleOptions, ScaleSettings, Start};
 use imagebart::torch::weights::{Weights, WeightsFile, write};
 use imagebart::transformer::Placement;
 use imagebart::vqgan::{TokenizerOptions, VqganConfig};
@@ -53,6 +53,45 @@ fn what_is_written_is_read_back_and_draws_the_same() {
     let file = WeightsFile::open(directory.scale_file(2).unwrap()).unwrap();
     assert!(file.names().all(|name| name.starts_with(SCALE_PREFIX)), "the released names");
     assert!(directory.scale_file(4).unwrap_err().to_string().contains("no scale 4 in a chain of 3"));
+}
+
+/// Scale by scale, a batch has the tokens and the likelihood that it has on one device.
+#[test]
+fn parts_of_a_chain_draw_what_the_whole_draws() {
+    let mut section = encoder_decoder("residual-scaled");
+    section.scales = Some(vec![1, 2]);
+    let joint = config(9, [3, 2], vec![section, gpt()], classes(4, true));
+    for config in [three_scales(classes(4, true)), joint] {
+        let folder = written(&config);
+        let directory = ModelDirectory::open(folder.path()).unwrap();
+        let whole = directory.load(Placement::cpu()).unwrap();
+        let parts = directory.load_apart(|_| Placement::cpu()).unwrap();
+        assert_eq!(parts.len(), 3);
+        let odd = ScaleSettings { temperature: 0.7, top_k: Some(3), guidance: 2.5, ..ScaleSettings::default() };
+        let rows: Vec<Row> = [ScaleSettings::default(), odd, odd]
+            .into_iter()
+            .enumerate()
+            .map(|(index, settings)| row(&config, index, RowCondition::Class(index as u32), settings))
+            .collect();
+        let mut drawn: Vec<(Vec<u16>, f64)> = Vec::new();
+        for (scale, part) in [1, 2, 3].into_iter().zip(&parts).rev() {
+            let grids: Vec<&[u16]> = drawn.iter().map(|(tokens, _)| tokens.as_slice()).collect();
+            let start = (scale < 3).then_some(Start { scale, grids: &grids });
+            let options = SampleOptions { start, end: Some(scale), ..SampleOptions::default() };
+            let below = part.sample_scored(&rows, options).unwrap();
+            let add = |(index, (tokens, more)): (usize, (Vec<u16>, f64))| {
+                (tokens, drawn.get(index).map_or(more, |(_, sum)| sum + more))
+            };
+            drawn = below.into_iter().enumerate().map(add).collect();
+        }
+        assert_eq!(drawn, whole.sample_scored(&rows, SampleOptions::default()).unwrap());
+        assert!(parts.iter().all(|part| part.fingerprint() == whole.fingerprint()));
+        let error = parts[0].sample(&rows).unwrap_err().to_string();
+        assert!(error.ends_with("is not in this part of the chain"), "{error}");
+        let end = SampleOptions { end: Some(4), ..SampleOptions::default() };
+        let error = whole.sample_as(&rows, end).unwrap_err().to_string();
+        assert_eq!(error, "the scale to end with, 4, must be 1 to 3, the one to start with");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Bytes, batches in waiting, times, and the watchdog.
 
-use crate::support::{Log, Rows, assert_clean, engine, inside, items, queue, run, until};
+use crate::support::{Log, Rows, Seen, assert_clean, engine, inside, items, queue, run, until};
 use imagebart::flow::{BoxError, Emitter, Engine, EngineConfig, Flow, FlowError};
 use std::io::Write;
 use std::sync::{Arc, Mutex, mpsc};
@@ -102,6 +102,48 @@ fn exactly_one_batch_waits_behind_the_one_in_work() {
         tokio::join!(flow, look).0
     });
     assert!(matches!(result, Err(FlowError::Cancelled)));
+}
+
+#[test]
+fn batches_stay_whole_between_devices_and_one_waits_before_each() {
+    let engine = engine(1 << 20, 4);
+    let (release, held) = mpsc::channel::<()>();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sizes = seen.clone();
+    let mut log = Log::default();
+    let report = run(async {
+        let flow = Flow::source(&engine, "read", |_: &u64| 1, |out| emit(0..20, out))
+            .batch(3)
+            .device_batches("upper", || Ok(()), |(), batch: Vec<u64>| Ok(batch))
+            .device_batches("middle", || Ok(()), |(), batch: Vec<u64>| Ok(batch))
+            .device(
+                "lower",
+                || Ok(()),
+                move |(), batch: Vec<u64>| {
+                    sizes.lock().unwrap().push(batch.len());
+                    let _ = held.recv();
+                    Ok(batch)
+                },
+            )
+            .sink("write", &mut log);
+        let look = async {
+            // One batch in the last device, one before it, one that the device above has done, and so on up.
+            let done = |s: &imagebart::flow::Snapshot| (items(s, "upper"), items(s, "middle"), inside(s, "lower"));
+            until(&engine, |s| done(s) == (15, 9, 1)).await;
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+                assert_eq!(done(&engine.snapshot()), (15, 9, 1));
+            }
+            drop(release);
+        };
+        tokio::join!(flow, look).0
+    });
+    assert_eq!(report.unwrap().rows, 20);
+    assert_eq!(*seen.lock().unwrap(), [3, 3, 3, 3, 3, 3, 2]);
+    let rows: Vec<u64> =
+        log.0.iter().filter_map(|seen| if let Seen::Row(row) = seen { Some(*row) } else { None }).collect();
+    assert_eq!(rows, (0..20).collect::<Vec<_>>());
+    assert_clean(&engine);
 }
 
 #[test]

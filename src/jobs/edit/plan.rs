@@ -90,7 +90,7 @@ impl EditPlan {
             tiles: self.tiles,
             edit: Some(self.edit.clone()),
         };
-        let provenance = Arc::new(self.model.provenance(&painter, selections));
+        let provenance = Arc::new(self.model.provenance((painter.chain.fingerprint(), &painter.developer), selections));
         let (units, url) = (self.survey.units.clone(), pipeline.output.url.clone());
         Ok((painter, Work { units, provenance, url, recorded: self.model.recorded() }))
     }

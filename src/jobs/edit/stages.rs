@@ -92,7 +92,7 @@ pub(super) fn draw(
     let sketches = batch.into_iter().zip(boards).zip(scores).map(|((item, board), score)| Sketch {
         draw: item.draw,
         tokens: board.tokens,
-        score: likelihood.then_some(score as f32),
+        score: likelihood.then_some(score),
         source: Some(item.ready.source.clone()),
     });
     Ok(sketches.collect())

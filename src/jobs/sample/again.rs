@@ -2,7 +2,8 @@
 
 use super::SampleOptions;
 use super::plan::SamplePlan;
-use super::stages::{develop, draw, on_threads};
+use super::scales::How;
+use super::stages::{develop, on_threads};
 use crate::config::Pipeline;
 use crate::datasets::Unit;
 use crate::jobs::developer::to_row;
@@ -91,7 +92,7 @@ pub async fn draw_again(
 ) -> Result<Again, JobError> {
     let plan = unless_cancelled(SamplePlan::make(pipeline, options), &cancel).await?;
     let url = &pipeline.output.url;
-    let (painter, work) = plan.load(pipeline)?;
+    let (drawer, developer, work) = plan.load(pipeline)?;
     let output = open_output(url, false).await?.of::<SamplesIdentity>();
     check(&output, &work.provenance, url, again.force).await?;
 
@@ -107,11 +108,11 @@ pub async fn draw_again(
     for number in batch {
         draws.push(stream.draw(number, unit.clone()).await.map_err(|error| JobError::Failed(error.to_string()))?);
     }
-    let options = plan.options();
-    let (settings, format, key) = (plan.model.settings, plan.model.image, again.key.clone());
+    let how = How { likelihood: false, ..plan.how() };
+    let (format, key) = (plan.model.image, again.key.clone());
     let drawing = tokio::task::spawn_blocking(move || {
-        let (chain, developer) = on_threads(settings.threads, painter.apart())?;
-        develop(&developer, None, draw(&chain, options, false, draws)?)
+        let (drawer, developer) = on_threads(how.threads, (drawer, developer))?;
+        develop(&developer, None, drawer.draw(how, draws)?)
     });
     let drawn = drawing.await.map_err(JobError::failed)?.map_err(|error| JobError::Failed(error.to_string()))?;
     let row = drawn.into_iter().find(|drawn| drawn.key == key).map(|drawn| to_row(drawn, format));

@@ -1,7 +1,7 @@
 //! What a run will take, told by a few of its batches.
 
 use super::plan::SamplePlan;
-use super::stages::{develop, draw, on_threads};
+use super::stages::{develop, on_threads};
 use crate::config::{ByteSize, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
@@ -42,6 +42,8 @@ pub struct Estimate {
 #[derive(Clone, Copy, Debug, Default)]
 struct Measured {
     images: u64,
+    /// How many batches a run draws at once.
+    at_once: u32,
     drawing: Duration,
     decoding: Duration,
     writing: Duration,
@@ -78,14 +80,16 @@ impl Estimate {
         let stages = [measured.drawing, measured.decoding, measured.writing].map(|stage| stage / images);
         let [drawing, decoding, writing] = stages;
         let workers = settings.image_workers as u32;
-        let slowest = drawing.max(decoding).max(writing / workers.max(1));
-        // Stages that run at once share the processors, or the one GPU.
+        // Scales on devices of their own are taken to need as long as each other.
+        let at_once = measured.at_once.max(1);
+        let slowest = (drawing / at_once).max(decoding).max(writing / workers.max(1));
+        // Stages that run at once share the processors, or a GPU.
         let shared = match plan.model.device.class.as_str() {
             "cpu" => {
                 let threads = settings.threads.get() as u32;
                 ((drawing + decoding) * threads + writing) / processors().max(1)
             }
-            _ => drawing + decoding,
+            _ => drawing / at_once + decoding,
         };
         let all = plan.selection.count.max(1);
         let kept = match pipeline.choose.rejected.as_str() {
@@ -95,8 +99,9 @@ impl Estimate {
         let config = plan.model.directory.config();
         let bits = u64::from(u32::BITS - config.codebook_size.saturating_sub(1).leading_zeros());
         let bytes = measured.bytes / u64::from(images) + plan.tokens() as u64 * bits / 8 + ROW;
-        // Rows in flight: two batches before each device and two behind it, at most what the budget lets through.
-        let flight = u64::from(settings.batch_size).saturating_mul(8).saturating_mul(plan.pixels);
+        // Rows in flight: two batches before each device, and two behind the last scale and the tokenizer.
+        let batches = 6 + 2 * u64::from(at_once);
+        let flight = u64::from(settings.batch_size).saturating_mul(batches).saturating_mul(plan.pixels);
         let flight = flight.min(pipeline.run.memory_budget.0);
         let memory = peak_memory().map(|peak| peak.saturating_add(flight).saturating_add(WRITING));
         Estimate { draws, kept, tried: measured.images, stages, image: slowest.max(shared), bytes, memory }
@@ -109,19 +114,17 @@ impl Estimate {
 
 /// Draws the batches, and times all but the first, unless it is the only one.
 async fn measure(plan: &SamplePlan, pipeline: &Pipeline, batches: Vec<Vec<Draw>>) -> Result<Measured, JobError> {
-    let (painter, _) = plan.load(pipeline)?;
+    let (drawer, developer, _) = plan.load(pipeline)?;
     let module = plan.load_scorer()?;
-    let options = plan.options();
-    let (settings, format, scorer) = (plan.model.settings, plan.model.image, plan.scorer.clone());
+    let (how, format, scorer) = (plan.how(), plan.model.image, plan.scorer.clone());
     let measuring = tokio::task::spawn_blocking(move || {
         Module::on_thread()?;
-        let (chain, developer) = on_threads(settings.threads, painter.apart())?;
-        let likelihood = matches!(scorer, Some(Scorer::Likelihood));
-        let mut measured = Measured::default();
+        let (drawer, developer) = on_threads(how.threads, (drawer, developer))?;
+        let mut measured = Measured { at_once: drawer.parts() as u32, ..Measured::default() };
         let alone = batches.len() == 1;
         for (number, batch) in batches.into_iter().enumerate() {
             let start = Instant::now();
-            let sketches = draw(&chain, options, likelihood, batch)?;
+            let sketches = drawer.draw(how, batch)?;
             let drawn_at = Instant::now();
             let drawn = develop(&developer, module.as_ref(), sketches)?;
             let decoded_at = Instant::now();

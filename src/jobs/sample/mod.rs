@@ -7,6 +7,7 @@ mod draws;
 mod estimate;
 mod plan;
 mod requests;
+mod scales;
 pub(super) mod scorer;
 mod size;
 mod stages;
@@ -29,7 +30,8 @@ pub(super) use survey::{Survey, survey};
 pub(super) use units::Cutter;
 pub(super) use way::{Wanted, ways};
 
-use super::model::{Painter, Settings};
+use super::developer::Developer;
+use super::model::Settings;
 use super::running::{Running, unless_cancelled};
 use super::sink::{Committed, Writer};
 use super::work::Work;
@@ -41,7 +43,7 @@ use crate::launch::Rank;
 use crate::progress::Display;
 use crate::tables::{OutputDir, SamplesIdentity};
 use crate::torch::device::DeviceChoice;
-use stages::draw;
+use scales::Drawer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -78,7 +80,7 @@ pub async fn sample(
     let started = Instant::now();
     let plan = unless_cancelled(SamplePlan::make(pipeline, options), &cancel).await?;
     tracing::info!("{}", plan.model.device.line);
-    let (painter, work) = plan.load(pipeline)?;
+    let (drawer, developer, work) = plan.load(pipeline)?;
     let module = plan.load_scorer()?;
     let output = open(&work, options).await?;
     let pending = work.pending(&output, options.rank).await?;
@@ -91,9 +93,15 @@ pub async fn sample(
         (Committed::default(), None)
     } else {
         let writer = Writer::new(output.clone(), work.provenance.clone());
-        let (committed, report) =
-            run(&plan, (painter, module), (writer, &dropped), pending.units.clone(), pipeline, (display, cancel))
-                .await?;
+        let (committed, report) = run(
+            &plan,
+            (drawer, developer, module),
+            (writer, &dropped),
+            pending.units.clone(),
+            pipeline,
+            (display, cancel),
+        )
+        .await?;
         (committed, Some(report))
     };
     let recorder = facts::Recorder { prompts_cut: plan.cut(), dropped: dropped.load(Relaxed), ..recorder };
@@ -133,7 +141,7 @@ pub(super) async fn finish(
 /// The data's way, from top to bottom.
 async fn run(
     plan: &SamplePlan,
-    (painter, module): (Painter, Option<Module>),
+    (drawer, developer, module): (Drawer, Developer, Option<Module>),
     (mut writer, dropped): (Writer<SamplesIdentity>, &Arc<AtomicU64>),
     units: Vec<Arc<Unit>>,
     pipeline: &Pipeline,
@@ -143,20 +151,13 @@ async fn run(
 
     let model = &plan.model;
     let settings = model.settings;
-    let options = plan.options();
     let draws = plan.draws.clone();
     // The pixels of a row, and its file.
     let cost = plan.pixels.saturating_mul(2);
-    let (chain, developer) = painter.apart();
-    let likelihood = matches!(plan.scorer, Some(Scorer::Likelihood));
     let choice = plan.scorer.clone().map(|scorer| Choice::new(scorer, &pipeline.choose, dropped));
     let flow = Flow::source(&running.engine, "rows", move |_: &Draw| cost, move |out| draws.emit(units, out))
-        .batch(settings.batch_size as usize)
-        .device(
-            "draw",
-            move || on_threads(settings.threads, chain),
-            move |chain, batch| draw(chain, options, likelihood, batch),
-        );
+        .batch(settings.batch_size as usize);
+    let flow = drawer.stages(flow, plan.how());
     let finishing = Finishing { developer, module, choice, settings, format: model.image };
     let result = finishing.write(flow, &mut writer).await;
     running.end(result, &writer)

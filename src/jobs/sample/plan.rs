@@ -5,6 +5,7 @@ use super::choose::Share;
 use super::draws::{Counted, Draws};
 use super::estimate::Estimate;
 use super::requests::Interpreter;
+use super::scales::{Drawer, How, devices, usual_device};
 use super::scorer::{Module, Scorer};
 use super::size::large;
 use super::subjects::Labels;
@@ -14,10 +15,12 @@ use crate::chain::{self, ChainConfig, Condition, LargeGrid};
 use crate::config::{LabelChoice, Pipeline};
 use crate::datasets::Unit;
 use crate::jobs::JobError;
-use crate::jobs::model::{Model, Painter, Selections};
+use crate::jobs::developer::Developer;
+use crate::jobs::model::{Model, Selections};
 use crate::jobs::outline::{describe_chain, describe_tiles};
 use crate::jobs::work::{Pending, Work, outlook};
 use crate::tables::{ChooseSelection, RowSelection, SamplesIdentity};
+use crate::torch::device::DeviceInUse;
 use crate::vqgan::Tiles;
 use std::fmt;
 use std::path::Path;
@@ -26,6 +29,8 @@ use std::sync::Arc;
 /// Everything `sample` needs, checked; the weights are not loaded yet.
 pub struct SamplePlan {
     pub(super) model: Model,
+    /// Those of the scales, from scale 1 up, where they have devices of their own.
+    devices: Vec<DeviceInUse>,
     pub(super) draws: Draws,
     /// What a first look through the table of prompts told, where there is one.
     survey: Option<Survey>,
@@ -46,8 +51,9 @@ pub struct SamplePlan {
 impl SamplePlan {
     /// Opens model and device, and decides what was left open. Settings on `auto` take what the output records.
     pub async fn make(pipeline: &Pipeline, options: &SampleOptions) -> Result<SamplePlan, JobError> {
-        let choice = (options.device, options.overwrite);
+        let choice = (usual_device(options.device, &pipeline.sample)?, options.overwrite);
         let model = Model::open(pipeline, choice, &pipeline.sample.compat).await?;
+        let devices = devices(&model, &pipeline.sample)?;
         let factor = model.factor()?;
         let large = large(&pipeline.sample, model.directory.config().grid, factor)?;
         let model = match &large {
@@ -66,7 +72,7 @@ impl SamplePlan {
         };
         let pixels = u64::from(size.0).saturating_mul(size.1.into()).saturating_mul(3);
         let choose = scorer.as_ref().map(|scorer| scorer.selection(&pipeline.choose));
-        Ok(SamplePlan { model, draws, survey, units, selection, scorer, choose, large, tiles, size, pixels })
+        Ok(SamplePlan { model, devices, draws, survey, units, selection, scorer, choose, large, tiles, size, pixels })
     }
 
     /// Prompts whose end is lost.
@@ -75,9 +81,9 @@ impl SamplePlan {
     }
 
     /// Loads the weights; with them the run's identity is known.
-    pub fn load(&self, pipeline: &Pipeline) -> Result<(Painter, Work<SamplesIdentity>), JobError> {
-        let Painter { chain, developer } = self.model.load()?;
-        let painter = Painter { chain, developer: developer.with_grid(self.grid(), self.tiles) };
+    pub(super) fn load(&self, pipeline: &Pipeline) -> Result<(Drawer, Developer, Work<SamplesIdentity>), JobError> {
+        let developer = self.model.load_developer()?.with_grid(self.grid(), self.tiles);
+        let drawer = Drawer::load(&self.model, &self.devices)?;
         let selections = Selections {
             grid: self.grid(),
             rows: self.selection.clone(),
@@ -86,15 +92,18 @@ impl SamplePlan {
             tiles: self.tiles,
             edit: None,
         };
-        let provenance = Arc::new(self.model.provenance(&painter, selections));
+        let provenance = Arc::new(self.model.provenance((drawer.fingerprint(), &developer), selections));
         let url = pipeline.output.url.clone();
         let work = Work { units: self.units.clone(), provenance, url, recorded: self.model.recorded() };
-        Ok((painter, work))
+        Ok((drawer, developer, work))
     }
 
-    /// How the chain draws.
-    pub(super) fn options(&self) -> chain::SampleOptions<'static> {
-        chain::SampleOptions { compat: self.model.compat, start: None, large: self.large }
+    /// How its batches are drawn.
+    pub(super) fn how(&self) -> How {
+        let options =
+            chain::SampleOptions { compat: self.model.compat, large: self.large, ..chain::SampleOptions::default() };
+        let likelihood = matches!(self.scorer, Some(Scorer::Likelihood));
+        How { options, likelihood, threads: self.model.settings.threads }
     }
 
     /// Rows and columns of the grids that are drawn.
@@ -231,6 +240,9 @@ impl fmt::Display for Description<'_> {
         let Description { plan, pipeline, pending } = self;
         writeln!(f, "model      {}", pipeline.chain.model)?;
         plan.model.describe(f)?;
+        for (scale, device) in (1..).zip(&plan.devices) {
+            writeln!(f, "scale {scale:<4} on {}", device.line)?;
+        }
         let RowSelection { count, unit_rows, labels, .. } = &plan.selection;
         if let Some(large) = plan.large {
             let ((height, width), (rows, columns)) = (plan.size, large.grid);

@@ -4,12 +4,11 @@ use super::choose::{Choice, Chooser};
 use super::draws::Draw;
 use super::scorer::{Module, Scorer, shapes};
 use super::subjects::Subject;
-use crate::chain::{self, Chain};
 use crate::datasets::Unit;
 use crate::flow::{BoxError, Flow, FlowError, Report};
 use crate::imaging::{FileFormat, Kept};
 use crate::jobs::developer::{Developer, Drawn, to_row};
-use crate::jobs::model::{Settings, stopped};
+use crate::jobs::model::Settings;
 use crate::jobs::sink::Writer;
 use crate::reject::Reject;
 use crate::tables::SamplesIdentity;
@@ -38,10 +37,17 @@ pub fn on_threads<T>(threads: NonZeroUsize, state: T) -> Result<T, BoxError> {
 /// Tokens that were drawn, on their way to an image.
 pub struct Sketch {
     pub draw: Draw,
+    /// Of the last scale that was drawn; none at first.
     pub tokens: Vec<u16>,
-    pub score: Option<f32>,
+    pub score: Option<f64>,
     /// What an edit was drawn over.
     pub source: Option<SketchSource>,
+}
+
+impl From<Draw> for Sketch {
+    fn from(draw: Draw) -> Sketch {
+        Sketch { draw, tokens: Vec::new(), score: None, source: None }
+    }
 }
 
 /// The image that an edit was drawn over.
@@ -87,42 +93,6 @@ impl Finishing {
     }
 }
 
-/// What the chain is to know of the images of a batch.
-pub fn rows(chain: &Chain, batch: &[Draw]) -> Vec<chain::Row> {
-    let condition = chain.config().condition;
-    let row = |draw: &Draw| chain::Row {
-        key: draw.random,
-        condition: draw.subject.condition(&condition),
-        settings: draw.settings.scales.clone(),
-    };
-    batch.iter().map(row).collect()
-}
-
-/// A batch of rows to tokens.
-pub fn draw(
-    chain: &Chain,
-    options: chain::SampleOptions<'static>,
-    likelihood: bool,
-    batch: Vec<Draw>,
-) -> Result<Vec<Sketch>, BoxError> {
-    let rows = rows(chain, &batch);
-    let drawn = match likelihood {
-        true => chain.sample_scored(&rows, options).map(|all| {
-            all.into_iter().map(|(tokens, likelihood)| (tokens, Some(likelihood as f32))).collect::<Vec<_>>()
-        }),
-        false => chain.sample_as(&rows, options).map(|all| all.into_iter().map(|tokens| (tokens, None)).collect()),
-    };
-    let drawn = drawn.map_err(|error| {
-        let unit = batch.first().map_or("", |draw| draw.unit.name.as_str());
-        stopped(error, unit, &batch.iter().map(|draw| draw.key.as_str()).collect::<Vec<_>>())
-    })?;
-    Ok(batch
-        .into_iter()
-        .zip(drawn)
-        .map(|(draw, (tokens, score))| Sketch { draw, tokens, score, source: None })
-        .collect())
-}
-
 /// A batch of tokens to images.
 pub fn develop(developer: &Developer, module: Option<&Module>, batch: Vec<Sketch>) -> Result<Vec<Drawn>, BoxError> {
     let grids: Vec<&[u16]> = batch.iter().map(|sketch| sketch.tokens.as_slice()).collect();
@@ -137,7 +107,7 @@ pub fn develop(developer: &Developer, module: Option<&Module>, batch: Vec<Sketch
             let subjects: Vec<&Subject> = batch.iter().map(|sketch| &sketch.draw.subject).collect();
             module.score(&images.iter().collect::<Vec<_>>(), &subjects)?
         }
-        None => batch.iter().map(|sketch| sketch.score).collect(),
+        None => batch.iter().map(|sketch| sketch.score.map(|score| score as f32)).collect(),
     };
     let drawn =
         batch.into_iter().zip(images).zip(scores).map(|((Sketch { draw, tokens, source, .. }, image), score)| Drawn {

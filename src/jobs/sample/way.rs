@@ -4,8 +4,8 @@ use super::SampleOptions;
 use super::again::check;
 use super::draws::Draw;
 use super::plan::SamplePlan;
-use super::stages::{on_threads, rows};
-use crate::chain::{self, Chain};
+use super::scales::{Drawer, How};
+use super::stages::on_threads;
 use crate::config::Pipeline;
 use crate::flow::BoxError;
 use crate::imaging::Rgb;
@@ -30,17 +30,16 @@ pub async fn ways<T: Send + 'static>(
     look: impl Fn(&[Rgb]) -> T + Send + 'static,
 ) -> Result<HashMap<String, T>, JobError> {
     let plan = SamplePlan::make(pipeline, &SampleOptions { device, ..SampleOptions::default() }).await?;
-    let (painter, work) = plan.load(pipeline)?;
+    let (drawer, developer, work) = plan.load(pipeline)?;
     let output = open_output(&pipeline.output.url, false).await?.of::<SamplesIdentity>();
     check(&output, &work.provenance, &pipeline.output.url, false).await?;
     let batches = batches(&plan, &wanted).await.map_err(|error| JobError::Failed(error.to_string()))?;
-    let options = chain::SampleOptions { compat: plan.model.compat, ..chain::SampleOptions::default() };
-    let threads = plan.model.settings.threads;
+    let how = plan.how();
     let drawing = tokio::task::spawn_blocking(move || {
-        let (chain, developer) = on_threads(threads, painter.apart())?;
+        let (drawer, developer) = on_threads(how.threads, (drawer, developer))?;
         let mut found = HashMap::new();
         for batch in batches {
-            walk(&chain, options, &batch, |draw, way| {
+            walk(&drawer, how, &batch, |draw, way| {
                 let kept = wanted.get(&draw.unit.name).and_then(|unit| unit.get(&draw.key));
                 if kept.is_some_and(|tokens| way.last() == Some(&tokens.as_slice())) {
                     found.insert(draw.key.clone(), look(&developer.decode(way)?));
@@ -76,12 +75,12 @@ async fn batches(plan: &SamplePlan, wanted: &Wanted) -> Result<Vec<Vec<Draw>>, B
 
 /// Draws a batch, and shows of each image x_T, x_{T-1}, …, x_0.
 fn walk(
-    chain: &Chain,
-    options: chain::SampleOptions<'static>,
+    drawer: &Drawer,
+    how: How,
     batch: &[Draw],
     mut each: impl FnMut(&Draw, &[&[u16]]) -> Result<(), BoxError>,
 ) -> Result<(), BoxError> {
-    let steps = chain.sample_steps(&rows(chain, batch), options)?;
+    let steps = drawer.steps(how, batch)?;
     for (row, draw) in batch.iter().enumerate() {
         let noise = steps.first().and_then(|step| step.x_t.get(row));
         let drawn = steps.iter().filter_map(|step| step.tokens.get(row));
