@@ -32,6 +32,7 @@ use imagebart::reject::Reason;
 use imagebart::tables::TableError;
 use imagebart::torch::device::DeviceChoice;
 use imagebart::transformer::Variant;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
@@ -238,7 +239,9 @@ async fn run(cli: Cli, display: &Display) -> Result<(), JobError> {
             let settings = SettingsLists { temperature, top_k, top_p, guidance, greedy: false };
             let seed = common.seed.unwrap_or(0);
             let completing = Completing { repeats, candidates, draws };
-            let options = DemoEvaluation { model, to, count, seed, device: device(common)?, settings, completing };
+            let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            let options =
+                DemoEvaluation { model, to, count, seed, device: device(common)?, settings, completing, threads };
             if common.dry_run {
                 println!("draw {count} captions with {} and judge them", options.model.display());
                 return Ok(());

@@ -16,9 +16,11 @@ run() {
     "$imagebart" --seed 0 "$@"
 }
 
-# A try quantizes too, after a quarter of its steps.
+# A try quantizes too, after a quarter of its steps; and completes pictures with one candidate.
 tokenizer_steps=${STEPS:+--set train_tokenizer.steps=$STEPS --set train_tokenizer.quantize_after=$((STEPS / 4))}
 steps=${STEPS:+--set train.steps=$STEPS}
+completions="--candidates 1,1,64 --draws 4"
+if [ -n "${STEPS:-}" ]; then completions=; fi
 
 run demo-data --out $out/data --training "${TRAINING:-32000}" --validation "${VALIDATION:-1000}" --test 16 \
     --per-shard "${PER_SHARD:-2000}"
@@ -33,5 +35,6 @@ fi
 # shellcheck disable=SC2086
 run train "$pipeline" $steps
 run half $out/model --to $out/shipped --overwrite
-run demo-eval $out/shipped --to $out/shipped-evaluation --count "${COUNT:-200}" --guidance 1.5 \
-    --repeats 1,1,1 --candidates 1,1,64 --draws 4
+# shellcheck disable=SC2086
+run demo-eval $out/shipped --to $out/shipped-evaluation --count "${COUNT:-200}" --guidance 1.5 --repeats 1,1,1 \
+    $completions

@@ -4,6 +4,7 @@ use imagebart::chain::SettingsLists;
 use imagebart::jobs::demo::artist::Completing;
 use imagebart::jobs::demo::evaluate::{EvaluateOptions, evaluate};
 use imagebart::torch::device::DeviceChoice;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 /// 40 captions of the test, in wide bounds: `examples/shapes/README.md` has the figures of 200.
@@ -21,7 +22,8 @@ fn the_shipped_chain_draws_what_captions_say() {
         seed: 1,
         device: DeviceChoice::Cpu,
         settings: SettingsLists { guidance: vec![1.5], ..SettingsLists::default() },
-        completing: Completing { repeats: vec![1; 3], candidates: vec![1, 1, 48], draws: 2 },
+        threads: NonZeroUsize::MIN,
+        completing: Completing { repeats: vec![1; 3], candidates: vec![1, 1, 24], draws: 1 },
     };
     let evaluation = evaluate(&options).unwrap();
     assert_eq!(evaluation.scales, 3);
@@ -30,5 +32,5 @@ fn the_shipped_chain_draws_what_captions_say() {
     assert!(evaluation.drawn.attributes >= 0.88, "{evaluation}");
     assert!(evaluation.bits_per_token <= 0.3, "{evaluation}");
     assert!(evaluation.lower.with_caption.shapes >= 0.8, "{evaluation}");
-    assert!(evaluation.upper.with_caption.shapes >= 0.45, "{evaluation}");
+    assert!(evaluation.upper.with_caption.shapes >= 0.35, "{evaluation}");
 }

@@ -28,7 +28,7 @@ const COMPLETED: usize = 8;
 
 /// Candidates of the last scale's pass, and completions of which the likeliest is shown.
 const CANDIDATES: u32 = 64;
-const DRAWS: u64 = 4;
+const DRAWS: u64 = 2;
 /// Pictures side by side: whole, torn and completed, four times.
 const COLUMNS: usize = 12;
 

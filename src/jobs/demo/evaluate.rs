@@ -35,6 +35,8 @@ pub struct EvaluateOptions {
     pub device: DeviceChoice,
     pub settings: SettingsLists,
     pub completing: Completing,
+    /// Of one tensor operation.
+    pub threads: NonZeroUsize,
 }
 
 /// A completion's figures, with the caption told and without.
@@ -73,7 +75,7 @@ pub struct Evaluation {
 /// [`JobError::Usage`] for a model that does not draw shapes from captions; what libtorch and the disk report.
 pub fn evaluate(options: &EvaluateOptions) -> Result<Evaluation, JobError> {
     let device = options.device.resolve().map_err(|error| JobError::Usage(error.to_string()))?;
-    set_threads(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    set_threads(options.threads);
     let artist = Artist::open(&options.model, &device, &options.settings, options.seed)?;
     let scenes: Vec<Scene> = (0..options.count).map(|index| Scene::new(Split::Test, options.seed, index)).collect();
     let drawings: Result<Vec<Rgb>, _> = scenes.iter().map(Scene::draw).collect();
