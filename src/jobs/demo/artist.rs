@@ -115,39 +115,37 @@ impl Artist {
         let options =
             EditOptions { repeats: how.repeats.clone(), candidates: how.candidates.clone(), ..EditOptions::default() };
         let draws = how.draws.max(1);
-        let all = torn.len() as u64 * draws;
-        let mut best: Vec<(Vec<u16>, f64)> = Vec::with_capacity(torn.len());
-        for at in (0..all).step_by(BATCH) {
-            let numbers = at..all.min(at + BATCH as u64);
-            let row = |number: u64| {
-                let torn = torn
-                    .get((number / draws) as usize)
-                    .ok_or_else(|| JobError::Failed("no such picture".to_owned()))?;
+        let mut edits = Vec::with_capacity(torn.len());
+        for (picture, torn) in (0..).zip(torn) {
+            let path = RowKey::new(self.seed, "paths", picture, 0);
+            for number in picture * draws..(picture + 1) * draws {
                 let row = self.row("completions", number, torn.caption.as_ref())?;
-                Ok(EditRow { row, tokens: torn.tokens.clone(), known: known.clone() })
-            };
-            let edits: Vec<EditRow> = numbers.clone().map(row).collect::<Result<_, JobError>>()?;
-            let failed = |error: SampleError| JobError::failed(error);
-            let grids = self.chain.edit(&edits, &options).map_err(failed)?;
-            let rows: Vec<Row> = edits.into_iter().map(|edit| edit.row).collect();
-            let paths: Vec<RowKey> =
-                numbers.clone().map(|number| RowKey::new(self.seed, "paths", number / draws, 0)).collect();
-            let bounds = self
-                .chain
-                .bound(&rows, &grids.iter().map(Vec::as_slice).collect::<Vec<_>>(), &paths)
-                .map_err(failed)?;
-            for (number, (grid, bound)) in numbers.zip(grids.into_iter().zip(bounds)) {
-                match best.last_mut() {
-                    Some(best) if number % draws > 0 => {
-                        if bound < best.1 {
-                            *best = (grid, bound);
-                        }
-                    }
-                    _ => best.push((grid, bound)),
-                }
+                edits.push((EditRow { row, tokens: torn.tokens.clone(), known: known.clone() }, path));
             }
         }
-        self.decode(&best.into_iter().map(|(grid, _)| grid).collect::<Vec<_>>())
+        let drawn: Result<Vec<_>, JobError> =
+            edits.chunks(BATCH).map(|edits| self.completions(edits, &options)).collect();
+        let likeliest = |of: &[(Vec<u16>, f64)]| {
+            let best = of.iter().min_by(|(_, a), (_, b)| a.total_cmp(b));
+            best.map(|(grid, _)| grid.clone()).unwrap_or_default()
+        };
+        let grids: Vec<Vec<u16>> = drawn?.concat().chunks(draws as usize).map(likeliest).collect();
+        self.decode(&grids)
+    }
+
+    /// What edits draw, and the [bound](Chain::bound) of each on its way through the forward process.
+    fn completions(
+        &self,
+        edits: &[(EditRow, RowKey)],
+        options: &EditOptions,
+    ) -> Result<Vec<(Vec<u16>, f64)>, JobError> {
+        let failed = |error: SampleError| JobError::failed(error);
+        let (edits, paths): (Vec<EditRow>, Vec<RowKey>) = edits.iter().cloned().unzip();
+        let grids = self.chain.edit(&edits, options).map_err(failed)?;
+        let rows: Vec<Row> = edits.into_iter().map(|edit| edit.row).collect();
+        let slices: Vec<&[u16]> = grids.iter().map(Vec::as_slice).collect();
+        let bounds = self.chain.bound(&rows, &slices, &paths).map_err(failed)?;
+        Ok(grids.into_iter().zip(bounds).collect())
     }
 
     /// The token grids of pictures of the data set.
