@@ -19,7 +19,7 @@
 use super::error::SampleError;
 use super::loaded::Chain;
 use super::rows::ScaleBatch;
-use super::walk::{Drawn, Visit, Walk, add};
+use super::walk::{Drawn, Visit, Walk};
 use crate::random::{Purpose, RowKey};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -79,21 +79,17 @@ impl Chain {
     ) -> Result<Drawn, SampleError> {
         let candidate = |number: i64| self.pass((walk, visit), batch, x_t, &numbers.uniforms.f_select(0, number)?);
         let mut kept = candidate(first)?;
-        let mut score = None;
+        if visit.candidates == 1 {
+            return Ok(kept);
+        }
+        let mut score = scored(&kept, numbers, first)?;
         for number in first + 1..first + i64::from(visit.candidates) {
-            let before = match score.take() {
-                Some(score) => score,
-                None => scored(&kept, numbers, first)?,
-            };
             let other = candidate(number)?;
             let other_score = scored(&other, numbers, number)?;
-            let better = other_score.f_gt_tensor(&before)?;
-            score = Some(other_score.f_where_self(&better, &before)?);
-            kept = Drawn {
-                tokens: other.tokens.f_where_self(&better.f_unsqueeze(1)?, &kept.tokens)?,
-                sound: add(Some(kept.sound), other.sound)?,
-                likelihood: kept.likelihood,
-            };
+            let better = other_score.f_gt_tensor(&score)?;
+            score = other_score.f_where_self(&better, &score)?;
+            kept.tokens = other.tokens.f_where_self(&better.f_unsqueeze(1)?, &kept.tokens)?;
+            kept.sound = kept.sound.f_add(&other.sound)?;
         }
         Ok(kept)
     }

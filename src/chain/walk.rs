@@ -86,7 +86,7 @@ pub(super) struct Drawn {
 
 /// Which log-probabilities a pass sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Measure {
+enum Measure {
     Nothing,
     /// Of all tokens, by the network's own distribution.
     All,
@@ -317,7 +317,7 @@ impl<'a> Pen<'a> {
 }
 
 /// A sum so far and what comes to it.
-pub(super) fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
+fn add(sum: Option<Tensor>, more: Tensor) -> Result<Tensor, TchError> {
     match sum {
         Some(sum) => sum.f_add(&more),
         None => Ok(more),
