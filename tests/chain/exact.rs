@@ -28,6 +28,18 @@ pub fn conditionals(chain: &Chain, scale: u32) -> Vec<Vec<Vec<f64>>> {
     grids.iter().map(row).collect()
 }
 
+/// The code that `uniform` chooses at place `at` by logits `[1, tokens, K]`, the slow and obvious way.
+pub fn chosen(logits: &Tensor, at: i64, uniform: f32) -> u16 {
+    let logits = logits.select(1, at).to_kind(Kind::Double);
+    let p = Vec::<f64>::try_from(logits.softmax(-1, Kind::Double).squeeze_dim(0)).expect("numbers");
+    let mut sum = 0.0;
+    let token = p.iter().position(|p| {
+        sum += p;
+        sum > f64::from(uniform)
+    });
+    token.unwrap_or(p.len() - 1) as u16
+}
+
 /// Rows of a transition matrix from per-position probabilities, those of `known` positions left out: what is known must be
 /// equal to `given`.
 pub fn transitions(conditionals: &[Vec<Vec<f64>>], known: &[Option<u16>], codes: usize) -> Vec<Vec<f64>> {

@@ -1,11 +1,12 @@
 //! Grids larger than the trained one: every token under the window it belongs to, and nothing else.
 
+use crate::exact::chosen;
 use crate::support::{chain, classes, key, plain_rows, row, text, three_scales, unconditional};
 use imagebart::chain::{Chain, Compat, LargeGrid, Row, RowCondition, SampleOptions, ScaleSettings, Start};
 use imagebart::random::Purpose;
 use imagebart::transformer::{ConditionIds, Source};
 use std::ops::Range;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Windows along a side: where each begins, and what is drawn under it.
 type Side<'a> = &'a [(usize, Range<usize>)];
@@ -70,15 +71,8 @@ fn recomputed(chain: &Chain, row: usize, Example { large, down, across }: &Examp
             // What is not drawn yet is 0: no logits of the token depend on it.
             let known = ids(&cut(&drawn, width, place));
             let logits = chain.network(scale).unwrap().logits(&source, &known).unwrap();
-            let logits = logits.select(1, local as i64).to_kind(Kind::Double);
-            let p = Vec::<f64>::try_from(logits.softmax(-1, Kind::Double).squeeze_dim(0)).unwrap();
-            let uniform = f64::from(key(row).at(scale as u16, 0).uniform(Purpose::Token, at as u32));
-            let mut sum = 0.0;
-            let token = p.iter().position(|p| {
-                sum += p;
-                sum > uniform
-            });
-            drawn.push(token.unwrap_or(p.len() - 1) as u16);
+            let uniform = key(row).at(scale as u16, 0).uniform(Purpose::Token, at as u32);
+            drawn.push(chosen(&logits, local as i64, uniform));
         }
         x = drawn;
     }

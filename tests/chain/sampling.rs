@@ -1,5 +1,6 @@
 //! A row's tokens are a function of its key, condition and settings.
 
+use crate::exact::chosen;
 use crate::support::{
     all_grids, chain, classes, config, encoder_decoder, key, plain_rows, row, text, three_scales, unconditional,
     weights,
@@ -9,7 +10,7 @@ use imagebart::config::{ConditionSection, ScheduleValue};
 use imagebart::random::Purpose;
 use imagebart::torch::weights::Weights;
 use imagebart::transformer::{ConditionIds, Placement, Source};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// The tokens of an unconditional row without any cache: every position from the whole prefix, every number by hand.
 fn recomputed(chain: &Chain, row: usize) -> Vec<u16> {
@@ -26,15 +27,8 @@ fn recomputed(chain: &Chain, row: usize) -> Vec<u16> {
             // The last token is a placeholder: its own logits do not depend on it.
             let prefix = [drawn.as_slice(), &[0]].concat();
             let logits = chain.network(scale).unwrap().logits(&source, &ids(&prefix)).unwrap();
-            let logits = logits.select(1, i64::from(position)).to_kind(Kind::Double);
-            let p = Vec::<f64>::try_from(logits.softmax(-1, Kind::Double).squeeze_dim(0)).unwrap();
-            let uniform = f64::from(key(row).at(scale as u16, 0).uniform(Purpose::Token, position));
-            let mut sum = 0.0;
-            let token = p.iter().position(|p| {
-                sum += p;
-                sum > uniform
-            });
-            drawn.push(token.unwrap_or(p.len() - 1) as u16);
+            let uniform = key(row).at(scale as u16, 0).uniform(Purpose::Token, position);
+            drawn.push(chosen(&logits, i64::from(position), uniform));
         }
         x = drawn;
     }
